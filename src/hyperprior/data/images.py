@@ -1,0 +1,53 @@
+"""Image files: which ones there are and how they are read."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+
+
+class NoImagesError(ValueError):
+    """There is nothing to train on or to test with."""
+
+
+class SkippedImage(UserWarning):
+    """An image file was left out, and why."""
+
+
+def find_images(root: Path, smallest_side: int) -> list[Path]:
+    """The image files below a folder, at any depth, sorted by path.
+
+    A file whose header cannot be read, or whose shorter side has fewer than `smallest_side` pixels, is left out with a
+    warning that names it. Raises NoImagesError if the folder is missing or nothing is left.
+    """
+    if not root.is_dir():
+        raise NoImagesError(f"no folder at {root}")
+    usable = []
+    for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            warnings.warn(f"skipped {path}: not a readable image ({error})", SkippedImage, stacklevel=2)
+            continue
+        if min(width, height) < smallest_side:
+            reason = f"{width}x{height} is below {smallest_side} pixels on a side"
+            warnings.warn(f"skipped {path}: {reason}", SkippedImage, stacklevel=2)
+            continue
+        usable.append(path)
+    if not usable:
+        raise NoImagesError(
+            f"no image of {smallest_side} pixels or more on its shorter side below {root} (looked for "
+            f"{' '.join(sorted(SUFFIXES))})"
+        )
+    return usable
+
+
+def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """A whole image as 8-bit RGB, turned as its EXIF orientation says. Raises OSError if it is damaged."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -1,0 +1,26 @@
+"""Files that are either whole or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+
+@contextmanager
+def write_aside(path: str | PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path beside `path` to write to, and renames it to `path` when the block ends without error.
+
+    The rename is atomic: another process sees the old file or the new one. After an error, or a crash, `path` is as it
+    was. Folders above it are made.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,139 @@
+"""Real files during and after training, and what the terminal shows meanwhile."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from hyperprior.coding.codec import Codec
+from hyperprior.evaluation.evaluate import ImageRecord, NamedImage, evaluate, means, write_csv
+from hyperprior.training.module import CompressionModule
+
+
+def _evaluation_progress(show: bool) -> Progress:
+    return Progress(
+        TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+        TimeElapsedColumn(), transient=True, disable=not show,
+    )  # fmt: skip
+
+
+def evaluate_with_progress(codec: Codec, images: Sequence[NamedImage], folder: Path, show: bool) -> list[ImageRecord]:
+    """`evaluate`, with a progress bar if `show`."""
+    done: list[ImageRecord] = []
+    with _evaluation_progress(show) as progress:
+        task = progress.add_task("", total=len(images))
+
+        def on_image(record: ImageRecord) -> None:
+            done.append(record)
+            summary = means(done)
+            text = f"bpp {summary['bpp']:.3f}  PSNR {summary['psnr_db']:.2f} dB"
+            progress.update(task, advance=1, description=text)
+
+        return evaluate(codec, images, folder, on_image)
+
+
+class BitstreamEvaluation(pl.Callback):
+    """Freezes the model into a codec and codes the test set with it: every `every_n_steps` steps (0: never) and at the
+    end of training.
+
+    Under several ranks each image is coded once, by one of them. Rank 0 gathers the records, writes
+    `folder`/codec.safetensors and `folder`/<test set>.csv, logs the means as test/..., and at the end hands the
+    records to `on_end` with the number of steps.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[NamedImage],
+        test_set: str,
+        folder: Path,
+        *,
+        every_n_steps: int = 0,
+        weights: torch.dtype = torch.float32,
+        on_end: Callable[[list[ImageRecord], int], None] | None = None,
+    ) -> None:
+        self.images, self.test_set, self.folder = images, test_set, folder
+        self.every_n_steps, self.weights, self.on_end = every_n_steps, weights, on_end
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self.every_n_steps and step % self.every_n_steps == 0 and step < trainer.max_steps:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        records = self._evaluate(trainer, pl_module)
+        if trainer.is_global_zero and self.on_end is not None:
+            self.on_end(records, trainer.global_step)
+
+    def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[ImageRecord]:
+        assert isinstance(module, CompressionModule)
+        codec = Codec.from_model(module.model, self.weights)
+        if trainer.is_global_zero:
+            codec.save(self.folder / "codec.safetensors", self.weights)
+        mine = self.images[trainer.global_rank :: trainer.world_size]
+        codec.to(module.device)
+        records = gather(evaluate_with_progress(codec, mine, self.folder, show=trainer.is_global_zero))
+        order = {image.name: position for position, image in enumerate(self.images)}
+        records.sort(key=lambda record: order[record.image])
+        if trainer.is_global_zero:
+            write_csv(records, self.folder / f"{self.test_set}.csv")
+            summary = {f"test/{key}": value for key, value in means(records).items() if math.isfinite(value)}
+            for logger in trainer.loggers:
+                logger.log_metrics(summary, step=trainer.global_step)
+        return records
+
+
+def gather(records: list[ImageRecord]) -> list[ImageRecord]:
+    """The records of all ranks; without several ranks, those given."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(records)
+    shares: list[list[ImageRecord]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(shares, records)
+    return [record for share in shares for record in share]
+
+
+class TrainingProgress(pl.Callback):
+    """A bar over the steps of a run with bpp, PSNR and steps per second, on rank 0."""
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._progress = Progress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+            )  # fmt: skip
+            self._progress.start()
+            self._task = self._progress.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self._progress is None or self._task is None or (step % self.every_n_steps and step != trainer.max_steps):
+            return
+        logged = trainer.callback_metrics
+        speed = self._progress.tasks[0].speed
+        text = f"bpp {logged['train/bpp']:.3f}  PSNR {logged['train/psnr_db']:.2f} dB"
+        text += f"  {speed:.2f} steps/s" if speed else ""
+        self._progress.update(self._task, completed=step, description=text)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,268 @@
+"""One cell from its config to its record: train, evaluate with real files, say what came out."""
+
+import logging
+import math
+import os
+import shutil
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from rich.console import Console
+
+from hyperprior.coding.codec import Codec
+from hyperprior.data.datamodule import EndlessImages, TrainingData
+from hyperprior.data.dead_leaves import DeadLeaves
+from hyperprior.data.folders import FolderImages
+from hyperprior.data.images import NoImagesError
+from hyperprior.data.test_sets import TEST_SETS, TestImage
+from hyperprior.evaluation.evaluate import ImageRecord, means, read_csv, write_csv
+from hyperprior.evaluation.summary import results_table
+from hyperprior.files import write_aside
+from hyperprior.models.compression import CompressionModel, build_model
+from hyperprior.training.callbacks import BitstreamEvaluation, TrainingProgress, evaluate_with_progress
+from hyperprior.training.checkpoint import CheckpointError, LastCheckpoint, load_checkpoint
+from hyperprior.training.config import ConfigError, RunConfig, parse
+from hyperprior.training.module import CompressionModule, NonFiniteError
+from hyperprior.training.record import provenance, read_record, write_record
+
+# What a user can put right. Their messages say how, so that a traceback would only hide it.
+USER_ERRORS = (ConfigError, CheckpointError, NoImagesError, NonFiniteError)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def run(cfg: DictConfig) -> float:
+    """Does what a composed config says and returns the mean bpp on the test set plus lambda times the distortion.
+
+    Raises ConfigError, CheckpointError or NoImagesError before any work if something it needs is wrong or missing.
+    """
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    config = parse({str(key): value for key, value in values.items()})
+    console = Console(quiet=not _first_rank())
+    # Lightning's notices on every start say nothing about this run; its warnings stay.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    task = _train if config.task == "train" else _evaluate_checkpoint
+    folder, records = task(config, console)
+    if _first_rank():
+        console.print(results_table(records, f"{config.test_set.name}: {len(records)} images"))
+        # Not wrapped at the console's width: a path that is broken over two lines cannot be copied.
+        console.print(f"results in {folder.resolve()}", soft_wrap=True, highlight=False)
+    return _objective(config, records)
+
+
+def _first_rank() -> bool:
+    """False in the other processes that torchrun or a cluster started; spawned ranks never come here."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+
+
+def _objective(config: RunConfig, records: list[ImageRecord]) -> float:
+    """The test set's rate-distortion cost, the number a sweep with an optimizer minimizes."""
+    if config.loss.name == "mse":
+        distortion = math.fsum(255**2 * 10 ** (-record.psnr_db / 10) for record in records) / len(records)
+    else:
+        distortion = 1 - means(records)["ms_ssim"]
+    return means(records)["bpp"] + config.lmbda * distortion
+
+
+def _test_images(config: RunConfig) -> list[TestImage]:
+    return TEST_SETS[config.test_set.name](config.test_set.root, config.test_set.url)
+
+
+def _training_images(config: RunConfig) -> EndlessImages:
+    if config.data.name == "dead_leaves":
+        return DeadLeaves(config.data.patch_size, config.seed)
+    assert config.data.train is not None
+    return FolderImages(config.data.train, config.data.patch_size, config.seed)
+
+
+def _new_model(config: RunConfig) -> CompressionModel:
+    """The model at the start: weights from `init_from`, or drawn from the seed."""
+    N, M = config.capacity
+    torch.manual_seed(config.seed)
+    model = build_model(config.model.name, N, M, config.model.K, config.model.r)
+    if config.init_from is not None:
+        source = load_checkpoint(config.init_from).model
+        if source.architecture != model.architecture:
+            raise ConfigError(
+                f"init_from={config.init_from} holds {source.architecture}, not this run's {model.architecture}"
+            )
+        model.load_state_dict(source.state_dict())
+    return model
+
+
+def _logger(config: RunConfig, folder: Path, name: str, start: int) -> Logger:
+    kind = config.logger
+    if kind.name == "csv":  # a resumed run keeps what was logged before
+        return CSVLogger(folder, name="logs", version=f"from_step_{start}")
+    if kind.name == "tensorboard":
+        return TensorBoardLogger(folder, name="logs", version="")
+    import wandb  # here: it starts slowly, and few runs need it
+
+    offline = wandb.api.api_key is None
+    if offline:
+        warnings.warn("no wandb key: logging offline; `wandb sync` uploads the run's wandb folder", stacklevel=2)
+    project = kind.project or "hyperprior"
+    return WandbLogger(
+        name=name, id=config.hash, save_dir=folder, project=project, group=kind.group, offline=offline, resume="allow"
+    )
+
+
+def _strategy(config: RunConfig) -> str:
+    """Ranks come from torchrun or the cluster where they started this process, else they are spawned by it.
+
+    Never from a second start of the command line: that would repeat a whole multirun in every rank.
+    """
+    if TorchElasticEnvironment.detect() or SLURMEnvironment.detect():
+        return "ddp"
+    several = config.trainer.devices != 1 and not (
+        config.trainer.devices == "auto" and torch.accelerator.device_count() < 2
+    )
+    return "ddp_spawn" if several else "auto"
+
+
+def _trainer(config: RunConfig, folder: Path, logger: Logger, callbacks: list[pl.Callback]) -> pl.Trainer:
+    try:
+        return pl.Trainer(
+            accelerator=config.trainer.accelerator,
+            devices=config.trainer.devices,
+            num_nodes=config.trainer.num_nodes,
+            strategy=_strategy(config),
+            precision=config.trainer.precision,
+            max_steps=config.trainer.max_steps,
+            max_epochs=-1,
+            log_every_n_steps=config.trainer.log_every_n_steps,
+            logger=logger,
+            callbacks=callbacks,
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+def _train(config: RunConfig, console: Console) -> tuple[Path, list[ImageRecord]]:
+    folder = config.runs_dir / config.cell_name
+    results, checkpoint = folder / f"{config.test_set.name}.csv", folder / "checkpoints" / "last.ckpt"
+    record = read_record(folder / "record.json") or {}
+    if record.get("status") == "done" and results.is_file() and not config.force:
+        console.print(f"{config.cell_name} is done; force=true runs it again", soft_wrap=True, highlight=False)
+        return folder, read_csv(results)
+
+    # All that can be wrong is found here, before the first file is written.
+    images, model, data = _test_images(config), _new_model(config), _training_images(config)
+    if config.force and folder.exists() and _first_rank():
+        shutil.rmtree(folder)
+    start = load_checkpoint(checkpoint).step if checkpoint.is_file() else 0
+
+    N, M = config.capacity
+    described = config.model_dump(mode="json", by_alias=True)
+    described["model"] |= {"N": N, "M": M}
+    module = CompressionModule(
+        model,
+        config.loss.name,
+        config.lmbda,
+        optimizer=instantiate(config.optimizer.algorithm),
+        lr=config.optimizer.lr,
+        quantile_lr=config.optimizer.quantile_lr,
+        clip_norm=config.optimizer.clip_norm,
+        schedule=instantiate(config.schedule),
+        channels_last=config.trainer.channels_last,
+        compile_model=config.trainer.compile,
+        config=described,
+    )
+    facts = {
+        "cell": config.cell_name,
+        "config_hash": config.hash,
+        "config": described,
+        "resumed_from_step": start or None,
+        "started_at": time.time(),
+        **provenance(),
+    }
+    callbacks: list[pl.Callback] = [
+        LastCheckpoint(checkpoint, config.trainer.checkpoint_every_n_steps),
+        TrainingProgress(config.trainer.log_every_n_steps),
+        BitstreamEvaluation(
+            images,
+            config.test_set.name,
+            folder,
+            every_n_steps=config.evaluation.every_n_steps,
+            weights=DTYPES[config.evaluation.codec_weights],
+            on_end=partial(_write_done, folder / "record.json", facts, config.test_set.name),
+        ),
+    ]
+    trainer = _trainer(config, folder, _logger(config, folder, config.cell_name, start), callbacks)
+    if _first_rank():
+        with write_aside(folder / "config.yaml") as aside:
+            aside.write_text(yaml.safe_dump(described, sort_keys=False))
+        checkpoint.parent.mkdir(exist_ok=True)
+        write_record(folder / "record.json", {"status": "running", "steps": start, **facts})
+    verb = f"resuming at step {start}" if start else "training"
+    console.print(f"{config.cell_name}: {verb}, N={N} M={M}, to step {config.trainer.max_steps}", soft_wrap=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
+            # The sampler starts at the step that was reached, which Lightning cannot see.
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            trainer.fit(
+                module,
+                datamodule=TrainingData(data, config.data.batch_size, config.data.workers, config.seed),
+                ckpt_path=checkpoint if start else None,
+                weights_only=True,
+            )
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+    except BaseException as error:
+        if _first_rank():
+            failure = {"status": "failed", "error": f"{type(error).__name__}: {error}", **facts}
+            write_record(folder / "record.json", failure)
+            if checkpoint.is_file():
+                console.print(f"the last good checkpoint is {checkpoint}", soft_wrap=True, highlight=False)
+        raise
+    return folder, read_csv(results)
+
+
+def _write_done(path: Path, facts: dict[str, Any], test_set: str, records: list[ImageRecord], steps: int) -> None:
+    write_record(path, {"status": "done", "steps": steps, **_measured(test_set, records), **facts, **_elapsed(facts)})
+
+
+def _measured(test_set: str, records: list[ImageRecord]) -> dict[str, Any]:
+    return {"test_set": test_set, "images": len(records), "means": means(records)}
+
+
+def _elapsed(facts: dict[str, Any]) -> dict[str, float]:
+    return {"seconds": time.time() - facts["started_at"]}
+
+
+def _evaluate_checkpoint(config: RunConfig, console: Console) -> tuple[Path, list[ImageRecord]]:
+    """Evaluates a checkpoint file, which is all it needs: the model is in it."""
+    assert config.checkpoint is not None
+    loaded = load_checkpoint(config.checkpoint)
+    images = _test_images(config)
+    trained = loaded.config
+    name = f"{config.checkpoint.resolve().parent.parent.name}-step-{loaded.step}"
+    folder = config.runs_dir / "evaluations" / name
+    facts = {"checkpoint": str(config.checkpoint), "config": trained, "started_at": time.time(), **provenance()}
+    weights = DTYPES[config.evaluation.codec_weights]
+    codec = Codec.from_model(loaded.model, weights)
+    codec.save(folder / "codec.safetensors", weights)
+    records = evaluate_with_progress(codec, images, folder, show=True)
+    write_csv(records, folder / f"{config.test_set.name}.csv")
+    measured = {**_measured(config.test_set.name, records), **facts, **_elapsed(facts)}
+    write_record(folder / "record.json", {"status": "done", "steps": loaded.step, **measured})
+    return folder, records
