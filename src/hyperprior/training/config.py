@@ -48,6 +48,7 @@ class DataConfig(_Section):
     patch_size: int = Field(ge=1, description="side of the training crops, pixels")
     batch_size: int = Field(ge=1, description="crops a step, over all ranks together")
     workers: int = Field(ge=0, description="processes that load images, for each rank")
+    cache_mib: int = Field(ge=0, description="decoded images that each such process keeps, MiB")
 
 
 class TestSetConfig(_Section):
@@ -172,7 +173,7 @@ class RunConfig(_Section):
             del values[key]
         for key in ("accelerator", "devices", "num_nodes", "log_every_n_steps", "checkpoint_every_n_steps"):
             del values["trainer"][key]
-        del values["data"]["workers"], values["test_set"]["url"], values["loss"]["ladder"]
+        del values["data"]["workers"], values["data"]["cache_mib"], values["test_set"]["url"], values["loss"]["ladder"]
         del values["evaluation"]["every_n_steps"]
         values["model"]["N"], values["model"]["M"] = self.capacity
         return values

@@ -84,7 +84,7 @@ def _training_images(config: RunConfig) -> EndlessImages:
     if config.data.name == "dead_leaves":
         return DeadLeaves(config.data.patch_size, config.seed)
     assert config.data.train is not None
-    return FolderImages(config.data.train, config.data.patch_size, config.seed)
+    return FolderImages(config.data.train, config.data.patch_size, config.seed, config.data.cache_mib)
 
 
 def _new_model(config: RunConfig) -> CompressionModel:

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from hyperprior.models import transforms
+from hyperprior.models.gdn import GDN
+
+
+def test_the_parameters_are_those_of_figure_4():
+    """Counted by hand from the figure: weights and biases of each convolution, beta and gamma of each GDN."""
+    N, M = 128, 192
+
+    def conv(inputs, outputs, kernel):
+        return inputs * outputs * kernel**2 + outputs
+
+    gdn = N + N * N
+    figure = {
+        transforms.analysis: conv(3, N, 5) + 2 * conv(N, N, 5) + conv(N, M, 5) + 3 * gdn,
+        transforms.synthesis: conv(M, N, 5) + 2 * conv(N, N, 5) + conv(N, 3, 5) + 3 * gdn,
+        transforms.hyper_analysis: conv(M, N, 3) + 2 * conv(N, N, 5),
+        transforms.hyper_synthesis: 2 * conv(N, N, 5) + conv(N, M, 3),
+    }
+    for make, expected in figure.items():
+        assert sum(p.numel() for p in make(N, M).parameters()) == expected, make.__name__
+
+
+def test_g_s_inverts_the_division_of_g_a():
+    assert [layer.inverse for layer in transforms.analysis(4, 6) if isinstance(layer, GDN)] == [False] * 3
+    assert [layer.inverse for layer in transforms.synthesis(4, 6) if isinstance(layer, GDN)] == [True] * 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 31), (64, 48)])
+def test_strides_are_16_and_4(size):
+    height, width = size
+    y = transforms.analysis(4, 6)(torch.rand(1, 3, height, width))
+    assert y.shape == (1, 6, -(-height // 16), -(-width // 16))
+    z = transforms.hyper_analysis(4, 6)(y)
+    assert z.shape == (1, 4, -(-y.shape[2] // 4), -(-y.shape[3] // 4))
+    assert transforms.hyper_synthesis(4, 6)(z).shape == (1, 6, 4 * z.shape[2], 4 * z.shape[3])
+    assert transforms.synthesis(4, 6)(y).shape == (1, 3, 16 * y.shape[2], 16 * y.shape[3])
+
+
+def test_upsampling_is_the_transposed_jacobian_of_downsampling():
+    down, up = transforms._down(2, 3), transforms._up(3, 2)
+    with torch.no_grad():
+        up.weight.copy_(down.weight)
+        up.bias.zero_()
+        down.bias.zero_()
+    x = torch.randn(1, 2, 8, 6)
+    jacobian = torch.autograd.functional.jacobian(lambda image: down(image).flatten(), x).reshape(-1, x.numel())
+    v = torch.randn(1, 3, 4, 3)
+    torch.testing.assert_close(up(v).flatten(), jacobian.T @ v.flatten(), rtol=1e-4, atol=1e-5)
+
+
+def test_output_layers_stay_in_float32_under_autocast():
+    x = torch.rand(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert transforms.analysis(4, 6)[0](x).dtype == torch.bfloat16
+        assert transforms.analysis(4, 6)(x).dtype == torch.float32
+        assert transforms.synthesis(4, 6)(torch.rand(1, 6, 2, 2)).dtype == torch.float32
+        assert transforms.hyper_synthesis(4, 6)(torch.rand(1, 4, 2, 2)).dtype == torch.float32
