@@ -108,8 +108,8 @@ def test_the_quantile_loss_moves_nothing_but_the_quantiles():
 
 def test_quantiles_converge_to_the_true_ones_found_by_bisection():
     density = random_density(channels=2)
-    optimizer = torch.optim.Adam([density.quantiles], lr=0.1)
-    decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.997)
+    optimizer = torch.optim.Adam([density.quantiles], lr=2.0)
+    decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.996)
     for _ in range(4000):
         optimizer.zero_grad()
         density.quantile_loss().backward()

@@ -23,7 +23,8 @@ def scipy_bits(y: np.ndarray, sigma: float) -> np.ndarray:
 @pytest.mark.parametrize("sigma", [0.11, 0.3, 1.0, 7.0, 60.0, 256.0])
 def test_bits_agree_with_scipy_far_into_the_tails(sigma):
     y = np.concatenate([np.linspace(-3, 3, 61), np.array([10, 100, 1e3, 1e4, -1e5]), sigma * np.array([5, 20, 37])])
-    bits = gaussian_bits(torch.tensor(y, dtype=torch.float32), torch.tensor(sigma, dtype=torch.float32))
+    values = torch.tensor(y, dtype=torch.float32)
+    bits = gaussian_bits(values, torch.full_like(values, sigma))
     # float32 rounds sigma and y themselves; the tail's bits grow with the square of y / sigma.
     np.testing.assert_allclose(bits.numpy(), scipy_bits(y, sigma), rtol=2e-6, atol=1e-4)
 
@@ -32,7 +33,7 @@ def test_bits_agree_with_scipy_far_into_the_tails(sigma):
 def test_mass_is_the_difference_of_scipys_cumulatives(sigma):
     y = np.arange(-20, 21).astype(float)
     expected = stats.norm.cdf((y + 0.5) / sigma) - stats.norm.cdf((y - 0.5) / sigma)
-    mass = torch.exp2(-gaussian_bits(torch.tensor(y), torch.tensor(sigma, dtype=torch.float64)))
+    mass = torch.exp2(-gaussian_bits(torch.tensor(y), torch.full((41,), sigma, dtype=torch.float64)))
     np.testing.assert_allclose(mass.numpy(), expected, rtol=1e-9, atol=1e-16)
     assert mass.sum().item() == pytest.approx(1, abs=0.01)
 

@@ -4,7 +4,6 @@ import copy
 import json
 from os import PathLike
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ class Codec:
         )
 
     @classmethod
-    def from_model(cls, model: CompressionModel, weights: torch.dtype = torch.float32) -> Self:
+    def from_model(cls, model: CompressionModel, weights: torch.dtype = torch.float32) -> "Codec":
         """Freezes a copy of a model, on the CPU. The model stays as it is and may train on.
 
         `weights` is the precision in which the weights of the transforms will be stored: they are rounded to it here,
@@ -59,7 +58,7 @@ class Codec:
         gaussian = gaussian_tables(scale_table()) if isinstance(frozen, ScaleHyperprior) else None
         return cls(frozen, density_tables(frozen.density), gaussian)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Codec":
         """Moves the transforms to a device and returns the codec."""
         self.model.to(device)
         return self
@@ -171,7 +170,7 @@ class Codec:
             save_file(tensors, aside, metadata)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Self:
+    def load(cls, path: str | PathLike[str]) -> "Codec":
         """Reads a codec that `save` wrote. Raises FileNotFoundError, or ValueError if it is not one."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"no codec file at {path}")

@@ -61,7 +61,7 @@ class Container:
         return cls(width, height, checksum, body[:z_length], body[z_length:])
 
 
-def checksum_of(z: Int32[np.ndarray, "n_z"], y: Int32[np.ndarray, "n_y"]) -> int:
+def checksum_of(z: Int32[np.ndarray, "*shape_z"], y: Int32[np.ndarray, "*shape_y"]) -> int:
     """CRC-32 of the symbols."""
     return zlib.crc32(y.astype("<i4").tobytes(), zlib.crc32(z.astype("<i4").tobytes()))
 

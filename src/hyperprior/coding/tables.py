@@ -38,7 +38,7 @@ class FrequencyTables:
     """
 
     frequencies: Int32[np.ndarray, "total"]
-    starts: Int32[np.ndarray, "T+1"]
+    starts: Int32[np.ndarray, "edges"]
     minimums: Int32[np.ndarray, "T"]
 
     def __post_init__(self) -> None:

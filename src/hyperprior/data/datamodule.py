@@ -1,7 +1,7 @@
 """The LightningDataModule: which training crops make up which step."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
+@runtime_checkable
 class EndlessImages(Protocol):
     """Training crops without end, crop i being the same whenever it is asked for."""
 

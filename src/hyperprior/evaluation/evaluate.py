@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from hyperprior.files import write_aside
 FILE_SUFFIX = ".hyp"
 
 
+@runtime_checkable
 class NamedImage(Protocol):
     """What is evaluated: a name, unique in its set, and the pixels."""
 

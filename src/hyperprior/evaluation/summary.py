@@ -1,7 +1,8 @@
 """Results as a table on the terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -16,7 +17,7 @@ def results_table(records: Sequence[ImageRecord], title: str) -> Table:
     for heading in ("bytes", "bpp", "PSNR", "MS-SSIM", "(dB)", "enc ms", "dec ms"):
         table.add_column(heading, justify="right", no_wrap=True)
 
-    def row(name: str, values: dict[str, float]) -> tuple[str, ...]:
+    def row(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
         similar = (f"{values['ms_ssim']:.4f}", f"{values['ms_ssim_db']:.2f}")
         if math.isnan(values["ms_ssim"]):
             similar = ("", "")

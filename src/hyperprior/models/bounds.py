@@ -12,6 +12,7 @@ from torch import Tensor
 
 # Distance kept from zero by `non_negative`: at u = 0 the derivative of u^2 vanishes and learning would stop.
 PEDESTAL = 2.0**-36
+SMALLEST_STEP = 1e-9
 
 
 class _LowerBound(torch.autograd.Function):
@@ -37,6 +38,15 @@ def lower_bound(x: Float[Tensor, "*shape"], bound: float) -> Float[Tensor, "*sha
 def upper_bound(x: Float[Tensor, "*shape"], bound: float) -> Float[Tensor, "*shape"]:
     """min(x, bound); where x > bound the gradient passes only if descent would lower x."""
     return -lower_bound(-x, -bound)
+
+
+def log_one_minus_exp(step: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """log(1 - exp(-step)) for step > 0: what is left of a mass A in A - B, with step = log A - log B.
+
+    Steps are bounded below at 10^-9. Smaller ones arise only where x + 1/2 and x - 1/2 have become the same number, and
+    would make the bits of a far outlier infinite.
+    """
+    return torch.log(-torch.expm1(-lower_bound(step, SMALLEST_STEP)))
 
 
 def non_negative(u: Float[Tensor, "*shape"], minimum: float = 0.0) -> Float[Tensor, "*shape"]:

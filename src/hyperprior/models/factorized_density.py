@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hyperprior.models.bounds import lower_bound
+from hyperprior.models.bounds import log_one_minus_exp
 
 # Width of the density at the start: about [-10, 10] holds its mass, which is wide enough for untrained latents.
 INITIAL_SCALE = 10.0
 TAIL_MASS = 1e-9
-# Smallest difference of the two cumulative's logits. Below it, x + 1/2 and x - 1/2 are the same number in float32.
-SMALLEST_STEP = 1e-9
 
 
 class _Layer(NamedTuple):
@@ -97,8 +95,7 @@ class FactorizedDensity(nn.Module):
         length = x.shape[1]
         both = self.logits(torch.cat([x + 0.5, x - 0.5], dim=1))
         upper, lower = both[:, :length], both[:, length:]
-        step = lower_bound(upper - lower, SMALLEST_STEP)
-        log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-step))
+        log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + log_one_minus_exp(upper - lower)
         return log_mass * (-1 / math.log(2))
 
     def forward(self, z: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

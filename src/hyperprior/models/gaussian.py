@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from hyperprior.models.bounds import lower_bound, upper_bound
+from hyperprior.models.bounds import log_one_minus_exp, lower_bound, upper_bound
 
 SCALE_MINIMUM = 0.11
 SCALE_MAXIMUM = 256.0
@@ -58,7 +58,7 @@ def gaussian_bits(y: Float[Tensor, "*shape"], sigma: Float[Tensor, "*shape"]) ->
     distance = y.abs()
     log_upper = _log_normal_cumulative((0.5 - distance) / sigma)
     log_lower = _log_normal_cumulative((-0.5 - distance) / sigma)
-    log_mass: Tensor = log_upper + torch.log(-torch.expm1(log_lower - log_upper))
+    log_mass = log_upper + log_one_minus_exp(log_upper - log_lower)
     return log_mass * (-1 / math.log(2))
 
 
@@ -68,7 +68,7 @@ def scale_table() -> Float64[Tensor, "levels"]:
     return logs.exp()
 
 
-def scale_thresholds() -> Float64[Tensor, "levels-1"]:
+def scale_thresholds() -> Float64[Tensor, "thresholds"]:
     """Where the nearest table changes: the geometric means of neighbouring scales."""
     table = scale_table()
     return (table[1:] * table[:-1]).sqrt()

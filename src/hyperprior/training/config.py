@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -134,7 +134,7 @@ class RunConfig(_Section):
         return values
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self) -> "RunConfig":
         if self.task == "evaluate" and self.checkpoint is None:
             raise ValueError("task=evaluate needs checkpoint=PATH")
         if self.task == "train" and self.checkpoint is not None:

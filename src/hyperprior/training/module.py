@@ -15,7 +15,8 @@ from hyperprior.models.compression import CompressionModel
 from hyperprior.training.allocator import keep_freed_memory
 from hyperprior.training.losses import LossName, rate_distortion
 
-Batch = tuple[UInt8[Tensor, "B 3 H W"], Int64[Tensor, "B"]]
+# What the data loader collates to: crops, uint8 B x 3 x H x W, and the seeds of their noise, int64 B.
+Batch = list[UInt8[Tensor, "B 3 H W"] | Int64[Tensor, "B"]]
 # Takes the parameter groups, each with its own learning rate.
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
 
