@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hyperprior.data.dead_leaves import render
 from hyperprior.models.compression import CompressionModel, build_model
@@ -46,3 +47,12 @@ def lively_model(name: str, N: int = 8, M: int = 12) -> CompressionModel:
             model.hyper_analysis[-1].weight.mul_(20)
             model.hyper_synthesis[-1].bias.uniform_(0.2, 4)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def test_images_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three images to test on."""
+    folder = tmp_path_factory.mktemp("test_images")
+    for index, size in enumerate([(170, 200), (180, 161), (192, 176)]):
+        Image.fromarray(leaves(*size, seed=index)).save(folder / f"image{index}.png")
+    return folder

@@ -30,7 +30,7 @@ def test_lambda_goes_before_quality():
 
 def test_defaults_are_the_ones_documented():
     config = parsed()
-    assert (config.model.name, config.loss.name, config.quality, config.data.batch_size) == ("hyperprior", "mse", 4, 8)
+    assert (config.model.name, config.loss.name, config.quality, config.data.batch_size) == ("hyperprior", "mse", 4, 4)
     assert (config.optimizer.lr, config.optimizer.quantile_lr) == (1e-4, 1e-3)
     assert (config.model.K, config.model.r) == (4, 3)
 
@@ -51,7 +51,7 @@ def test_the_name_of_a_cell_changes_with_what_decides_its_result_and_with_nothin
         "seed=1",
         "lambda=0.02",
         "model.N=33",
-        "trainer.max_steps=401",
+        "trainer.max_steps=1201",
         "data.patch_size=200",
         "loss=ms_ssim",
     ):

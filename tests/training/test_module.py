@@ -125,14 +125,3 @@ def test_bfloat16_training_keeps_float32_weights_and_takes_about_the_same_steps(
     assert all(p.dtype == torch.float32 for p in modules["bf16-mixed"].parameters())
     assert (rounded.x_hat - exact.x_hat).abs().mean() < 0.02
     assert any(not torch.equal(a, b) for a, b in zip(*(m.parameters() for m in modules.values()), strict=True))
-
-
-@pytest.mark.slow
-def test_a_compiled_model_trains_like_an_eager_one():
-    model = build_model("hyperprior", 6, 8)
-    eager = CompressionModule(copy.deepcopy(model), "mse", 0.01, optimizer=adam, lr=1e-3)
-    compiled = CompressionModule(copy.deepcopy(model), "mse", 0.01, optimizer=adam, lr=1e-3, compile_model=True)
-    fit(eager, 3)
-    fit(compiled, 3)
-    for (key, expected), actual in zip(eager.named_parameters(), compiled.parameters(), strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=2e-5, msg=key)

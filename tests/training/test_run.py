@@ -15,12 +15,14 @@ from tests.training.cells import TINY, composed, record_of, run_tiny, weights_of
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, test_images):
+def trained(tmp_path_factory, test_images_folder):
     """A finished cell of four steps."""
-    return run_tiny(tmp_path_factory.mktemp("runs"), test_images, "trainer.max_steps=4", "evaluation.every_n_steps=2")
+    return run_tiny(
+        tmp_path_factory.mktemp("runs"), test_images_folder, "trainer.max_steps=4", "evaluation.every_n_steps=2"
+    )
 
 
-def test_a_run_leaves_the_folder_that_is_promised(trained, test_images):
+def test_a_run_leaves_the_folder_that_is_promised(trained, test_images_folder):
     names = {path.name for path in trained.iterdir()}
     assert names >= {"config.yaml", "checkpoints", "codec.safetensors", "folder.csv", "record.json", "reconstructions"}
     assert (trained / "checkpoints" / "last.ckpt").is_file()
@@ -46,7 +48,7 @@ def test_a_run_leaves_the_folder_that_is_promised(trained, test_images):
     ]
     codec = Codec.load(trained / "codec.safetensors")
     for row in rows:
-        assert int(row["bytes"]) == len(codec.compress(read_rgb(test_images / f"{row['image']}.png")))
+        assert int(row["bytes"]) == len(codec.compress(read_rgb(test_images_folder / f"{row['image']}.png")))
     assert not list(trained.rglob("*.tmp"))
 
 
@@ -76,20 +78,20 @@ def test_what_is_promised_to_be_logged_is_logged(trained):
     assert [row["step"] for row in rows if row["test/bpp"]] == ["2", "4"]
 
 
-def test_the_same_command_again_runs_nothing(trained, test_images):
+def test_the_same_command_again_runs_nothing(trained, test_images_folder):
     before = (trained / "record.json").stat().st_mtime_ns
     overrides = ("trainer.max_steps=4", "evaluation.every_n_steps=2", f"runs_dir={trained.parent}")
-    run(composed(*TINY, *overrides, f"test_set.root={test_images}"))
+    run(composed(*TINY, *overrides, f"test_set.root={test_images_folder}"))
     assert (trained / "record.json").stat().st_mtime_ns == before
 
 
-def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(tmp_path, test_images, monkeypatch):
+def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(tmp_path, test_images_folder, monkeypatch):
     """Stopped in the fifth of seven steps, after a checkpoint at the fourth, with a schedule and shuffled images."""
     overrides = (
         "trainer.max_steps=7", "trainer.checkpoint_every_n_steps=2", "schedule=cosine", "schedule.warmup_steps=2",
-        "data=folder", f"data.train={test_images}", "data.workers=1", "data.patch_size=64", "data.batch_size=4",
+        "data=folder", f"data.train={test_images_folder}", "data.workers=1", "data.patch_size=64", "data.batch_size=4",
     )  # fmt: skip
-    unbroken = run_tiny(tmp_path / "unbroken", test_images, *overrides)
+    unbroken = run_tiny(tmp_path / "unbroken", test_images_folder, *overrides)
 
     class KilledError(Exception):
         pass
@@ -102,11 +104,11 @@ def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(tmp_path, test_images,
     with monkeypatch.context() as patch:
         patch.setattr(CompressionModule, "training_step", dies)
         with pytest.raises(KilledError):
-            run_tiny(tmp_path / "broken", test_images, *overrides)
+            run_tiny(tmp_path / "broken", test_images_folder, *overrides)
     (broken,) = (tmp_path / "broken").iterdir()
     assert record_of(broken)["status"] == "failed"
     assert load_checkpoint(broken / "checkpoints" / "last.ckpt").step == 4
-    resumed = run_tiny(tmp_path / "broken", test_images, *overrides)
+    resumed = run_tiny(tmp_path / "broken", test_images_folder, *overrides)
     assert resumed == broken
     assert record_of(resumed)["resumed_from_step"] == 4
     expected, actual = weights_of(unbroken), weights_of(resumed)
@@ -121,24 +123,25 @@ def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(tmp_path, test_images,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mse", "ms_ssim"])
-def test_two_ranks_take_the_steps_of_one_and_code_every_image_once(tmp_path, test_images, loss):
+def test_two_ranks_take_the_steps_of_one_and_code_every_image_once(tmp_path, test_images_folder, loss):
     patch_size = 176 if loss == "ms_ssim" else 64
-    overrides = (f"loss={loss}", f"data.patch_size={patch_size}", "trainer.max_steps=3", "optimizer.clip_norm=0")
-    alone = run_tiny(tmp_path / "one", test_images, *overrides)
-    shared = run_tiny(tmp_path / "two", test_images, *overrides, "trainer.devices=2")
+    # Adam divides a gradient by its size: with the usual eps, one that is rounding noise decides the sign of a step.
+    overrides = (f"loss={loss}", f"data.patch_size={patch_size}", "trainer.max_steps=3", "optimizer.algorithm.eps=1e-4")
+    alone = run_tiny(tmp_path / "one", test_images_folder, *overrides)
+    shared = run_tiny(tmp_path / "two", test_images_folder, *overrides, "trainer.devices=2")
     assert shared.name == alone.name  # the number of ranks does not decide the result
     assert record_of(shared)["steps"] == 3
     expected, actual = weights_of(alone), weights_of(shared)
     for key, weight in expected.items():
-        torch.testing.assert_close(actual[key], weight, rtol=1e-3, atol=1e-5, msg=key)
+        torch.testing.assert_close(actual[key], weight, rtol=1e-4, atol=1e-6, msg=key)
     with (shared / "folder.csv").open() as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["image0", "image1", "image2"]
 
 
-def test_training_starts_from_another_runs_weights(tmp_path, trained, test_images):
+def test_training_starts_from_another_runs_weights(tmp_path, trained, test_images_folder):
     checkpoint = trained / "checkpoints" / "last.ckpt"
     folder = run_tiny(
-        tmp_path, test_images, f"init_from={checkpoint}", "trainer.max_steps=1", "optimizer.lr=1e-30",
+        tmp_path, test_images_folder, f"init_from={checkpoint}", "trainer.max_steps=1", "optimizer.lr=1e-30",
         "optimizer.quantile_lr=1e-30",
     )  # fmt: skip
     source, result = weights_of(trained), weights_of(folder)
@@ -146,10 +149,10 @@ def test_training_starts_from_another_runs_weights(tmp_path, trained, test_image
         torch.testing.assert_close(result[key], source[key], msg=key)
 
 
-def test_another_architecture_is_no_start(tmp_path, trained, test_images):
+def test_another_architecture_is_no_start(tmp_path, trained, test_images_folder):
     checkpoint = trained / "checkpoints" / "last.ckpt"
     with pytest.raises(ConfigError, match="init_from="):
-        run_tiny(tmp_path, test_images, f"init_from={checkpoint}", "model.N=9")
+        run_tiny(tmp_path, test_images_folder, f"init_from={checkpoint}", "model.N=9")
     assert not list(tmp_path.iterdir())
 
 
@@ -171,7 +174,7 @@ def test_a_checkpoint_is_enough_to_evaluate(tmp_path, trained):
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_last_good_checkpoint(
-    tmp_path, test_images, monkeypatch
+    tmp_path, test_images_folder, monkeypatch
 ):
     def explodes(self, batch, batch_idx, original=CompressionModule.training_step):
         if self.global_step == 3:
@@ -181,7 +184,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_last_good_checkp
 
     monkeypatch.setattr(CompressionModule, "training_step", explodes)
     with pytest.raises(NonFiniteError, match="step 3: loss"):
-        run_tiny(tmp_path, test_images, "trainer.max_steps=5", "trainer.checkpoint_every_n_steps=1")
+        run_tiny(tmp_path, test_images_folder, "trainer.max_steps=5", "trainer.checkpoint_every_n_steps=1")
     (folder,) = tmp_path.iterdir()
     assert "step 3" in record_of(folder)["error"]
     kept = load_checkpoint(folder / "checkpoints" / "last.ckpt")
@@ -198,19 +201,19 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, kind):
         load_checkpoint(path)
 
 
-def test_an_empty_training_folder_is_found_before_anything_is_written(tmp_path, test_images):
+def test_an_empty_training_folder_is_found_before_anything_is_written(tmp_path, test_images_folder):
     (tmp_path / "empty").mkdir()
     runs = tmp_path / "runs"
     with pytest.raises(NoImagesError, match="no image of 64 pixels"):
-        run_tiny(runs, test_images, "data=folder", f"data.train={tmp_path / 'empty'}", "data.patch_size=64")
+        run_tiny(runs, test_images_folder, "data=folder", f"data.train={tmp_path / 'empty'}", "data.patch_size=64")
     assert not runs.exists()
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
-def test_other_loggers_write_their_files(tmp_path, test_images, logger, monkeypatch):
+def test_other_loggers_write_their_files(tmp_path, test_images_folder, logger, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    folder = run_tiny(tmp_path, test_images, f"logger={logger}", "trainer.max_steps=1")
+    folder = run_tiny(tmp_path, test_images_folder, f"logger={logger}", "trainer.max_steps=1")
     pattern = {"tensorboard": "events.out.tfevents*", "wandb": "run-*.wandb"}[logger]
     (file,) = folder.rglob(pattern)
     assert file.stat().st_size > 0

@@ -22,7 +22,7 @@ def ms_ssim(original: UInt8[np.ndarray, "H W 3"], decoded: UInt8[np.ndarray, "H 
     """
     if min(original.shape[:2]) < 161:
         return math.nan
-    first, second = (torch.tensor(image).permute(2, 0, 1)[None].double() for image in (original, decoded))
+    first, second = (torch.tensor(image).permute(2, 0, 1)[None].float() for image in (original, decoded))
     return float(_ms_ssim(first, second, data_range=255.0))
 
 

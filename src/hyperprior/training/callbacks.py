@@ -86,6 +86,7 @@ class BitstreamEvaluation(pl.Callback):
             summary = {f"test/{key}": value for key, value in means(records).items() if math.isfinite(value)}
             for logger in trainer.loggers:
                 logger.log_metrics(summary, step=trainer.global_step)
+        trainer.strategy.barrier()  # no rank goes on to read what rank 0 is still writing
         return records
 
 

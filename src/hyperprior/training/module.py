@@ -83,14 +83,17 @@ class CompressionModule(pl.LightningModule):
             lr_scheduler=LRSchedulerConfigType(scheduler=LambdaLR(optimizer, factors), interval="step"),
         )
 
+    def setup(self, stage: str) -> None:
+        # Before the model is wrapped for several ranks, whose gradient buckets take the layout they find.
+        self.model.to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        if self._compile:
+            self.model.compile()
+
     def on_fit_start(self) -> None:
         if self.device.type == "cpu":
             keep_freed_memory()
             if self.trainer.world_size > 1:  # ranks share the cores
                 torch.set_num_threads(max(1, torch.get_num_threads() // self.trainer.world_size))
-        self.model.to(memory_format=self._memory_format)  # type: ignore[call-overload]
-        if self._compile:
-            self.model.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         levels, seeds = batch
