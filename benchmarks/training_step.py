@@ -25,6 +25,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+import hyperprior.training.module as module_file
 from hyperprior.models.compression import build_model
 from hyperprior.training.module import CompressionModule
 
@@ -77,13 +78,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer", help="command that measures the peer")
     parser.add_argument("--precision", choices=PRECISIONS, help="one measurement in this process")
+    parser.add_argument("--default-allocator", action="store_true", help="let freed memory go back to the system")
     args = parser.parse_args()
+    if args.default_allocator:
+        module_file.keep_freed_memory = lambda: False  # type: ignore[attr-defined]
     if args.precision:
         print(json.dumps(measure(args.precision, args)))
         return
 
     sizes = ["--n", args.n, "--m", args.m, "--batch", args.batch, "--patch", args.patch, "--steps", args.steps]
-    ours = [sys.executable, __file__, *map(str, sizes)]
+    ours = [sys.executable, __file__, *map(str, sizes), *["--default-allocator"] * args.default_allocator]
     commands = {precision: [*ours, "--precision", precision] for precision in PRECISIONS}
     if args.peer:
         commands["peer"] = shlex.split(args.peer)

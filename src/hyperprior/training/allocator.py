@@ -10,8 +10,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc not to hand freed memory back to the system; true if it agreed, false on other C libraries.
 
     A training step on the CPU allocates and frees the same few gigabytes again and again, in blocks of tens of
-    megabytes. By default each goes back to the system at once and every page of the next one faults: about half the
-    time of a step (benchmarks/README.md has the figures). The process then stays as large as its largest step.
+    megabytes. By default each goes back to the system at once and every page of the next one faults: some two fifths of
+    the time of a step (benchmarks/README.md has the figures). The process then stays as large as its largest step.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
