@@ -167,7 +167,8 @@ def _train(config: RunConfig, console: Console) -> tuple[Path, list[ImageRecord]
     images, model, data = _test_images(config), _new_model(config), _training_images(config)
     if config.force and folder.exists() and _first_rank():
         shutil.rmtree(folder)
-    start = load_checkpoint(checkpoint).step if checkpoint.is_file() else 0
+    # Not by the file alone: under torchrun another rank may not have removed it yet.
+    start = load_checkpoint(checkpoint).step if checkpoint.is_file() and not config.force else 0
 
     N, M = config.capacity
     described = config.model_dump(mode="json", by_alias=True)
