@@ -38,14 +38,15 @@ def small_model(request: pytest.FixtureRequest) -> CompressionModel:
     return lively_model(request.param)
 
 
-def lively_model(name: str, N: int = 8, M: int = 12) -> CompressionModel:
+def lively_model(name: str, N: int = 8, M: int = 12, seed: int = 0) -> CompressionModel:
     """An untrained model whose last layers are scaled up, so that its latents spread over many integers."""
+    torch.manual_seed(seed)
     model = build_model(name, N, M)
     with torch.no_grad():
         model.analysis[-1].weight.mul_(60)
         if name == "hyperprior":
             model.hyper_analysis[-1].weight.mul_(20)
-            model.hyper_synthesis[-1].bias.uniform_(0.2, 4)
+            model.hyper_synthesis[-1].bias.uniform_(1.5, 6)
     return model.eval()
 
 

@@ -2,8 +2,10 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,31 @@ def test_what_a_user_can_put_right_is_said_in_a_line_before_any_work(tmp_path, a
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_is_recorded_and_the_same_command_goes_on(tmp_path, test_images_folder):
+    arguments = [
+        "model.N=8", "model.M=12", "data.patch_size=64", "data.workers=0", "trainer.max_steps=60", "test_set=folder",
+        f"test_set.root={test_images_folder}", "trainer.checkpoint_every_n_steps=1", f"runs_dir={tmp_path}",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "error: interrupted; the same command goes on from the last checkpoint"
+    (folder,) = tmp_path.iterdir()
+    assert record_of(folder)["status"] == "interrupted"
+    assert 0 < record_of(folder)["steps"] < 60
+    assert not list(folder.rglob("*.tmp"))
+    done = run_py(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step" in done.stdout
+    assert record_of(folder)["status"] == "done"
+
+
 @pytest.mark.slow
 def test_a_sweep_makes_a_folder_for_each_cell(tmp_path):
     done = run_py("-m", "model=hyperprior,factorized", "quality=2,5", *TINY, f"runs_dir={tmp_path}")
@@ -83,10 +110,17 @@ def test_ranks_from_torchrun_train_together(tmp_path, test_images_folder):
 def test_a_compiled_model_trains_like_an_eager_one(tmp_path, test_images_folder):
     overrides = ["model.N=6", "model.M=8", "data.patch_size=64", "data.batch_size=2", "data.workers=0"]
     overrides += ["trainer.max_steps=2", "test_set=folder", f"test_set.root={test_images_folder}", "optimizer.lr=1e-3"]
+    counted = (
+        "import atexit, runpy, sys; from torch._dynamo.utils import counters\n"
+        "atexit.register(lambda: print('compiled frames:', counters['frames']['ok']))\n"
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
     weights = []
     for compiled in ("false", "true"):
-        done = run_py(*overrides, f"trainer.compile={compiled}", f"runs_dir={tmp_path / compiled}")
+        arguments = [*overrides, f"trainer.compile={compiled}", f"runs_dir={tmp_path / compiled}"]
+        done = run_py(*arguments, launcher=[sys.executable, "-c", counted])
         assert done.returncode == 0, done.stderr
+        assert ("compiled frames: 0" in done.stdout) == (compiled == "false")
         (folder,) = (tmp_path / compiled).iterdir()
         weights.append(weights_of(folder))
     for key, expected in weights[0].items():

@@ -7,6 +7,13 @@ from os import PathLike
 from pathlib import Path
 
 
+def put_in_place(aside: Path, target: Path) -> None:
+    """Renames a written file to its place, once its content is on the disk and would survive a loss of power."""
+    with aside.open("rb") as written:
+        os.fsync(written.fileno())
+    os.replace(aside, target)
+
+
 @contextmanager
 def write_aside(path: str | PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path beside `path` to write to, and renames it to `path` when the block ends without error.
@@ -19,8 +26,6 @@ def write_aside(path: str | PathLike[str]) -> Iterator[Path]:
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield aside
-        with aside.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(aside, target)
+        put_in_place(aside, target)
     finally:
         aside.unlink(missing_ok=True)

@@ -85,6 +85,7 @@ def test_a_downsampled_crop_is_part_of_the_downsampled_image(tmp_path, suffix):
 
 def test_broken_and_tiny_images_are_skipped_and_named(folder):
     (folder / "broken.png").write_bytes(b"not an image")
+    (folder / "broken.ppm").write_bytes(b"P6 12x 10 255 ")  # Pillow says ValueError, where others are OSErrors
     Image.fromarray(leaves(20, 20)).save(folder / "tiny.png")
     with pytest.warns(SkippedImage) as caught:
         paths = find_images(folder, 64)
@@ -94,11 +95,15 @@ def test_broken_and_tiny_images_are_skipped_and_named(folder):
     assert any("tiny.png: 20x20 is below 64 pixels" in line for line in said)
 
 
-def test_a_damaged_body_is_replaced_by_the_next_image(folder):
+@pytest.mark.parametrize("damage", ["cut short", "a broken chunk"])
+def test_a_damaged_body_is_replaced_by_the_next_image(folder, damage):
     path = next(folder.rglob("image0.png"))
-    path.write_bytes(path.read_bytes()[:2000])
-    images = FolderImages(folder, 64, seed=0)
-    with pytest.warns(SkippedImage, match="image0.png: damaged"):
+    content = path.read_bytes()
+    chunk = content.index(b"IDAT")
+    cut, broken = content[:2000], content[:chunk] + b"\0\1\2\3" + content[chunk + 4 :]
+    path.write_bytes(cut if damage == "cut short" else broken)
+    with pytest.warns(SkippedImage, match=r"image0\.png: (damaged|not a readable image)"):
+        images = FolderImages(folder, 64, seed=0)
         crops = [images[index] for index in range(6)]
     assert all(crop.shape == (3, 64, 64) for crop in crops)
 

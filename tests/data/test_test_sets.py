@@ -81,8 +81,12 @@ def test_a_folder_is_named_by_paths_and_skips_what_cannot_be_measured(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(leaves(170, 180)).save(tmp_path / name)
     Image.fromarray(leaves(160, 180)).save(tmp_path / "small.png")
-    with pytest.warns(SkippedImage, match="small.png"):
+    (tmp_path / "half.png").write_bytes((tmp_path / "a/one.png").read_bytes()[:9000])
+    with pytest.warns(SkippedImage) as caught:
         names = [image.name for image in test_sets.folder(tmp_path)]
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "small.png: 180x160 is below 161" in said
+    assert "half.png: damaged" in said
     assert names == ["a__one", "b__one", "b__one.png"]
     with pytest.raises(NoImagesError, match=r"needs test_set\.root"):
         test_sets.folder(None)

@@ -36,14 +36,9 @@ def test_every_number_is_that_of_a_file_on_disk(codec, evaluated):
             pixels = np.asarray(picture)
         np.testing.assert_array_equal(pixels, codec.decompress(stored))
         assert record.psnr_db == psnr_db(original, pixels)
-        # The densities of an untrained model are wide, so that they hold its latents; its sigmas do not fit them, and
-        # an escape is cheaper than the far tail of a Gaussian.
-        if codec.model.name == "factorized":
-            assert 8 * record.y_bytes == pytest.approx(record.information_y_bits, rel=1e-3, abs=64)
-            assert record.z_bytes == record.information_z_bits == 0
-        else:
-            assert 8 * record.y_bytes < record.information_y_bits
-            assert 8 * record.z_bytes == pytest.approx(record.information_z_bits, rel=1e-3, abs=64)
+        assert 8 * record.y_bytes == pytest.approx(record.information_y_bits, rel=1e-3, abs=64)
+        assert 8 * record.z_bytes == pytest.approx(record.information_z_bits, rel=1e-3, abs=64)
+        assert (record.z_bytes > 0) == (codec.model.name == "hyperprior")
         assert record.encode_ms > 0 < record.decode_ms
 
 

@@ -37,6 +37,8 @@ def ms_ssim_by_the_paper(first: np.ndarray, second: np.ndarray) -> float:
             if scale == 4:
                 contrast = contrast * (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
             value *= contrast.mean() ** weight
+            if scale == 4:
+                break
             a, b = ((i[0::2, 0::2] + i[1::2, 0::2] + i[0::2, 1::2] + i[1::2, 1::2]) / 4 for i in (a, b))
         results.append(value)
     return float(np.mean(results))

@@ -11,6 +11,7 @@ from hyperprior.models.gaussian import (
     gaussian_bits,
     scale_index,
     scale_table,
+    scale_thresholds,
 )
 
 
@@ -77,4 +78,4 @@ def test_each_scale_has_the_nearest_table_in_log():
     assert table[-1].item() == pytest.approx(SCALE_MAXIMUM)
     sigma = torch.tensor(np.exp(np.random.default_rng(0).uniform(np.log(0.05), np.log(500), 2000)))
     nearest = (sigma.log()[:, None] - table.log()[None, :]).abs().argmin(dim=1)
-    assert torch.equal(scale_index(sigma), nearest)
+    assert torch.equal(scale_index(sigma, scale_thresholds()), nearest)

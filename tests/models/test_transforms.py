@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from hyperprior.models import transforms
 from hyperprior.models.gdn import GDN
@@ -21,6 +22,26 @@ def test_the_parameters_are_those_of_figure_4():
     }
     for make, expected in figure.items():
         assert sum(p.numel() for p in make(N, M).parameters()) == expected, make.__name__
+
+
+def test_the_layers_are_those_of_figure_4():
+    """Kernel, stride and direction of each convolution, and what stands between them. h_s's last rectifier is the
+    bound of sigma at its smallest value."""
+
+    def described(transform):
+        names = {nn.Conv2d: "conv", nn.ConvTranspose2d: "up", GDN: "GDN", nn.ReLU: "ReLU"}
+        result = []
+        for layer in transform:
+            (name,) = (name for kind, name in names.items() if isinstance(layer, kind))
+            if name in ("conv", "up"):
+                name += f" {layer.kernel_size[0]}x{layer.kernel_size[1]}/{layer.stride[0]}"
+            result.append("IGDN" if getattr(layer, "inverse", False) else name)
+        return " ".join(result)
+
+    assert described(transforms.analysis(4, 6)) == "conv 5x5/2 GDN conv 5x5/2 GDN conv 5x5/2 GDN conv 5x5/2"
+    assert described(transforms.synthesis(4, 6)) == "up 5x5/2 IGDN up 5x5/2 IGDN up 5x5/2 IGDN up 5x5/2"
+    assert described(transforms.hyper_analysis(4, 6)) == "conv 3x3/1 ReLU conv 5x5/2 ReLU conv 5x5/2"
+    assert described(transforms.hyper_synthesis(4, 6)) == "up 5x5/2 ReLU up 5x5/2 ReLU conv 3x3/1"
 
 
 def test_g_s_inverts_the_division_of_g_a():

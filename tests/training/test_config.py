@@ -17,10 +17,25 @@ def parsed(*overrides: str) -> RunConfig:
 @pytest.mark.parametrize(("loss", "ladder"), [("mse", MSE), ("ms_ssim", MS_SSIM)])
 @pytest.mark.parametrize("quality", range(1, 9))
 def test_quality_picks_lambda_and_lambda_picks_capacity(loss, ladder, quality):
-    config = parsed(f"loss={loss}", f"quality={quality}", "model.N=null", "model.M=null")
+    config = parsed(f"loss={loss}", f"quality={quality}", "data=folder", "data.train=photographs")
     assert config.lmbda == ladder[quality - 1]
     assert config.capacity == ((128, 192) if quality <= 5 else (192, 320))
     assert parsed(f"quality={quality}", "model.N=7", "model.M=9").capacity == (7, 9)
+
+
+def test_a_cells_name_follows_what_a_path_leads_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+
+    def name(path) -> str:
+        return parsed("data=folder", f"data.train={path}", "test_set=kodak", "test_set.root=anywhere").cell_name
+
+    assert name("a") == name(tmp_path / "a") == name("a/../a")
+    assert name("a") != name("b")
+    (tmp_path / "first.ckpt").write_bytes(b"1")
+    first = parsed("init_from=first.ckpt").hash
+    (tmp_path / "first.ckpt").write_bytes(b"2")
+    assert parsed("init_from=first.ckpt").hash != first != parsed().hash
 
 
 def test_lambda_goes_before_quality():
@@ -33,6 +48,8 @@ def test_defaults_are_the_ones_documented():
     assert (config.model.name, config.loss.name, config.quality, config.data.batch_size) == ("hyperprior", "mse", 4, 4)
     assert (config.optimizer.lr, config.optimizer.quantile_lr) == (1e-4, 1e-3)
     assert (config.model.K, config.model.r) == (4, 3)
+    assert config.capacity == (32, 48)
+    assert parsed("model.K=3", "model.r=[2,5]").model.r == [2, 5]
 
 
 def test_the_papers_experiment_is_the_papers():
@@ -70,6 +87,7 @@ def test_the_name_of_a_cell_changes_with_what_decides_its_result_and_with_nothin
         (["data.batch_size=3", "trainer.devices=2"], "data.batch_size=3 cannot be shared equally"),
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: Input should be '32-true' or 'bf16-mixed'"),
         (["trainer.max_steps=0"], "trainer.max_steps=0: Input should be greater than or equal to 1"),
+        (["model.r=[3,3]"], r"model.r=\[3, 3\] must be a positive width or model.K - 1 = 3 of them"),
         (["task=evaluate"], "task=evaluate needs checkpoint=PATH"),
         (["checkpoint=some.ckpt"], "checkpoint=PATH goes with task=evaluate"),
         (["+extra=1"], "unknown key 'extra'"),

@@ -4,9 +4,11 @@ import math
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hyperprior.coding.codec import Codec
 from hyperprior.data.images import NoImagesError, read_rgb
+from hyperprior.training.callbacks import BitstreamEvaluation
 from hyperprior.training.checkpoint import CheckpointError, load_checkpoint
 from hyperprior.training.config import ConfigError
 from hyperprior.training.module import CompressionModule, NonFiniteError
@@ -73,6 +75,7 @@ def test_what_is_promised_to_be_logged_is_logged(trained):
         rows = list(csv.DictReader(file))
     training = [row for row in rows if row["train/bpp_y"]]
     assert len(training) == 4
+    assert [float(row["train/lr"]) for row in training] == pytest.approx([1e-3] * 4)
     for key in ("bpp", "bpp_y", "bpp_z", "distortion", "loss", "tail_mass", "gradient_norm", "quantile_loss", "lr"):
         assert all(math.isfinite(float(row[f"train/{key}"])) for row in training), key
     assert [row["step"] for row in rows if row["test/bpp"]] == ["2", "4"]
@@ -86,7 +89,7 @@ def test_the_same_command_again_runs_nothing(trained, test_images_folder):
 
 
 def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(tmp_path, test_images_folder, monkeypatch):
-    """Stopped in the fifth of seven steps, after a checkpoint at the fourth, with a schedule and shuffled images."""
+    """Stopped in the sixth of seven steps, so that the fifth is lost and done again; with a schedule and shuffling."""
     overrides = (
         "trainer.max_steps=7", "trainer.checkpoint_every_n_steps=2", "schedule=cosine", "schedule.warmup_steps=2",
         "data=folder", f"data.train={test_images_folder}", "data.workers=1", "data.patch_size=64", "data.batch_size=4",
@@ -97,7 +100,7 @@ def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(tmp_path, test_images_
         pass
 
     def dies(self, batch, batch_idx, original=CompressionModule.training_step):
-        if self.global_step == 4:
+        if self.global_step == 5:
             raise KilledError
         return original(self, batch, batch_idx)
 
@@ -138,6 +141,41 @@ def test_two_ranks_take_the_steps_of_one_and_code_every_image_once(tmp_path, tes
         assert [row["image"] for row in csv.DictReader(file)] == ["image0", "image1", "image2"]
 
 
+def test_a_run_that_ended_in_its_last_evaluation_is_completed_by_the_same_command(
+    tmp_path, test_images_folder, monkeypatch
+):
+    class DiskFullError(OSError):
+        pass
+
+    def fails(self, trainer, module):
+        raise DiskFullError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BitstreamEvaluation, "_evaluate", fails)
+        with pytest.raises(DiskFullError):
+            run_tiny(tmp_path, test_images_folder, "trainer.max_steps=2")
+    (folder,) = tmp_path.iterdir()
+    assert record_of(folder)["status"] == "failed"
+    assert record_of(folder)["steps"] == 2
+    before = weights_of(folder)
+    assert run_tiny(tmp_path, test_images_folder, "trainer.max_steps=2") == folder
+    assert record_of(folder)["status"] == "done"
+    assert record_of(folder)["steps"] == 2
+    assert all(torch.equal(weight, before[key]) for key, weight in weights_of(folder).items())
+    assert Codec.load(folder / "codec.safetensors").config["lambda"] == 0.013
+
+
+@pytest.mark.slow
+def test_a_spawned_rank_that_diverges_says_so_in_a_line(tmp_path, test_images_folder):
+    with pytest.raises(NonFiniteError, match=r"^step \d: not finite") as caught:
+        run_tiny(tmp_path, test_images_folder, "trainer.max_steps=6", "trainer.devices=2", "optimizer.lr=1e30")
+    assert "Traceback" not in str(caught.value)
+    (folder,) = tmp_path.iterdir()
+    assert record_of(folder)["status"] == "failed"
+    assert record_of(folder)["error"].startswith("NonFiniteError: step")
+    assert 0 <= record_of(folder)["steps"] < 6
+
+
 def test_training_starts_from_another_runs_weights(tmp_path, trained, test_images_folder):
     checkpoint = trained / "checkpoints" / "last.ckpt"
     folder = run_tiny(
@@ -167,6 +205,7 @@ def test_a_checkpoint_is_enough_to_evaluate(tmp_path, trained):
     record = record_of(table.parent)
     assert record["status"] == "done"
     assert record["config"]["model"]["N"] == 8
+    assert Codec.load(table.parent / "codec.safetensors").config["lambda"] == 0.013
     first = Codec.load(trained / "codec.safetensors")
     again = Codec.load(table.parent / "codec.safetensors")
     image = read_rgb(next(table.parent.joinpath("reconstructions").glob("*.png")))
@@ -183,7 +222,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_last_good_checkp
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(CompressionModule, "training_step", explodes)
-    with pytest.raises(NonFiniteError, match="step 3: loss"):
+    with pytest.raises(NonFiniteError, match="step 3: not finite: loss"):
         run_tiny(tmp_path, test_images_folder, "trainer.max_steps=5", "trainer.checkpoint_every_n_steps=1")
     (folder,) = tmp_path.iterdir()
     assert "step 3" in record_of(folder)["error"]
@@ -209,11 +248,20 @@ def test_an_empty_training_folder_is_found_before_anything_is_written(tmp_path, 
     assert not runs.exists()
 
 
-@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
-def test_other_loggers_write_their_files(tmp_path, test_images_folder, logger, monkeypatch):
+def test_tensorboard_has_the_curves(tmp_path, test_images_folder):
+    folder = run_tiny(tmp_path, test_images_folder, "logger=tensorboard", "trainer.max_steps=2")
+    events = EventAccumulator(str(folder / "logs")).Reload()
+    assert [event.step for event in events.Scalars("train/bpp_y")] == [0, 1]
+    assert events.Scalars("test/psnr_db")[-1].value == pytest.approx(record_of(folder)["means"]["psnr_db"], rel=1e-4)
+
+
+def test_cells_that_follow_each_other_are_wandb_runs_of_their_own(tmp_path, test_images_folder, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    folder = run_tiny(tmp_path, test_images_folder, f"logger={logger}", "trainer.max_steps=1")
-    pattern = {"tensorboard": "events.out.tfevents*", "wandb": "run-*.wandb"}[logger]
-    (file,) = folder.rglob(pattern)
-    assert file.stat().st_size > 0
+    for seed in (0, 1):
+        with pytest.warns(UserWarning, match="wandb logs offline"):
+            run_tiny(tmp_path, test_images_folder, "logger=wandb", "trainer.max_steps=1", f"seed={seed}")
+    for folder in tmp_path.iterdir():
+        (file,) = (path for path in folder.rglob("run-*.wandb") if not path.is_symlink())
+        assert file.stem == f"run-{record_of(folder)['config_hash']}"
+        assert file.stat().st_size > 0

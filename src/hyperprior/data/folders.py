@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from hyperprior.data.images import NoImagesError, SkippedImage, find_images
+from hyperprior.data.images import DAMAGE, NoImagesError, SkippedImage, find_images
 
 SHORTER_SIDE = (640, 1200)  # pixels, after downsampling
 
@@ -48,7 +48,7 @@ class FolderImages:
             return random_crop(self._decoded[path], self.patch_size, rng)
         with Image.open(path) as image:
             width, height = image.size
-            size = 3 * width * height
+            size = 4 * width * height  # Pillow keeps RGB in four bytes a pixel
             # No eviction: crops come in random order, so that any image is as likely to be asked for as another.
             if min(width, height) <= SHORTER_SIDE[1] and size <= self._free_bytes:
                 self._decoded[path] = image.convert("RGB")
@@ -64,7 +64,7 @@ class FolderImages:
             path = self.paths[order[(position + attempt) % len(order)]]
             try:
                 return self._crop(path, np.random.default_rng([self.seed, 1, index]))
-            except OSError as error:
+            except DAMAGE as error:
                 warnings.warn(f"skipped {path}: damaged ({error})", SkippedImage, stacklevel=2)
         raise NoImagesError("every image of the training set is damaged")
 
@@ -81,7 +81,7 @@ def shorter_side_after(side: int, patch_size: int, rng: np.random.Generator) -> 
 
 
 def random_crop(image: Image.Image, patch_size: int, rng: np.random.Generator) -> UInt8[Tensor, "3 P P"]:
-    """One downsampled crop of an image, decoded or just opened. Raises OSError if its file is damaged."""
+    """One downsampled crop of an image, decoded or just opened. Raises one of DAMAGE if its file is damaged."""
     width, height = image.size
     target = shorter_side_after(min(width, height), patch_size, rng)
     scale = target / min(width, height)

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+
+
+# What Pillow raises for a damaged file, by format: a broken PNG chunk is a SyntaxError, a bad PPM header a ValueError.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class NoImagesError(ValueError):
@@ -31,7 +35,7 @@ def find_images(root: Path, smallest_side: int) -> list[Path]:
         try:
             with Image.open(path) as image:
                 width, height = image.size
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except DAMAGE as error:
             warnings.warn(f"skipped {path}: not a readable image ({error})", SkippedImage, stacklevel=2)
             continue
         if min(width, height) < smallest_side:
@@ -48,6 +52,6 @@ def find_images(root: Path, smallest_side: int) -> list[Path]:
 
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """A whole image as 8-bit RGB, turned as its EXIF orientation says. Raises OSError if it is damaged."""
+    """A whole image as 8-bit RGB, turned as its EXIF orientation says. Raises one of DAMAGE if it is damaged."""
     with Image.open(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -1,6 +1,7 @@
 """Test images: where they are, that they are the right ones, and what they are called."""
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +11,7 @@ import numpy as np
 import pooch
 from jaxtyping import UInt8
 
-from hyperprior.data.images import NoImagesError, find_images, read_rgb
+from hyperprior.data.images import DAMAGE, NoImagesError, SkippedImage, find_images, read_rgb
 
 # Five-scale MS-SSIM with its 11 x 11 window is defined from 161 pixels on.
 SMALLEST_SIDE = 161
@@ -82,12 +83,19 @@ def folder(root: Path | None = None, url: str | None = None) -> list[TestImage]:
     images = []
     taken: set[str] = set()
     for path in find_images(root, SMALLEST_SIDE):
+        try:  # a whole header does not make a whole image, and training is long
+            read_rgb(path)
+        except DAMAGE as error:
+            warnings.warn(f"skipped {path}: damaged ({error})", SkippedImage, stacklevel=2)
+            continue
         relative = path.relative_to(root)
         name = "__".join(relative.with_suffix("").parts)
         if name in taken:  # the same name with another suffix
             name = "__".join(relative.parts)
         taken.add(name)
         images.append(TestImage(name, path))
+    if not images:
+        raise NoImagesError(f"every image below {root} is damaged")
     return images
 
 

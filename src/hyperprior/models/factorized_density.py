@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hyperprior.models.bounds import log_one_minus_exp
 
-# Width of the density at the start: about [-10, 10] holds its mass, which is wide enough for untrained latents.
+# Width of the density at the start: its cumulative climbs over some tens of integers around zero, which is wide enough
+# for untrained latents.
 INITIAL_SCALE = 10.0
 TAIL_MASS = 1e-9
 

@@ -74,6 +74,6 @@ def scale_thresholds() -> Float64[Tensor, "thresholds"]:
     return (table[1:] * table[:-1]).sqrt()
 
 
-def scale_index(sigma: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """Index into `scale_table` of the scale nearest to sigma in log, 0 to 127."""
-    return torch.bucketize(sigma.to(torch.float64).contiguous(), scale_thresholds().to(sigma.device))
+def scale_index(sigma: Float[Tensor, "*shape"], thresholds: Float64[Tensor, "thresholds"]) -> Int[Tensor, "*shape"]:
+    """Index of the table for each sigma: with `scale_thresholds`, that of the scale nearest in log, 0 to 127."""
+    return torch.bucketize(sigma.to(torch.float64).contiguous(), thresholds.to(sigma.device))

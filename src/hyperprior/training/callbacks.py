@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from hyperprior.coding.codec import Codec
 from hyperprior.evaluation.evaluate import ImageRecord, NamedImage, evaluate, means, write_csv
@@ -39,11 +40,11 @@ def evaluate_with_progress(codec: Codec, images: Sequence[NamedImage], folder: P
 
 class BitstreamEvaluation(pl.Callback):
     """Freezes the model into a codec and codes the test set with it: every `every_n_steps` steps (0: never) and at the
-    end of training.
+    end, also where training had ended and only this was left to do.
 
     Under several ranks each image is coded once, by one of them. Rank 0 gathers the records, writes
     `folder`/codec.safetensors and `folder`/<test set>.csv, logs the means as test/..., and at the end hands the
-    records to `on_end` with the number of steps.
+    records to `on_end` with the number of steps. `config` is kept in the codec.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class BitstreamEvaluation(pl.Callback):
         *,
         every_n_steps: int = 0,
         weights: torch.dtype = torch.float32,
+        config: dict[str, Any] | None = None,
         on_end: Callable[[list[ImageRecord], int], None] | None = None,
     ) -> None:
         self.images, self.test_set, self.folder = images, test_set, folder
-        self.every_n_steps, self.weights, self.on_end = every_n_steps, weights, on_end
+        self.every_n_steps, self.weights, self.config, self.on_end = every_n_steps, weights, config, on_end
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -66,14 +68,14 @@ class BitstreamEvaluation(pl.Callback):
         if self.every_n_steps and step % self.every_n_steps == 0 and step < trainer.max_steps:
             self._evaluate(trainer, pl_module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         records = self._evaluate(trainer, pl_module)
         if trainer.is_global_zero and self.on_end is not None:
             self.on_end(records, trainer.global_step)
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[ImageRecord]:
         assert isinstance(module, CompressionModule)
-        codec = Codec.from_model(module.model, self.weights)
+        codec = Codec.from_model(module.model, self.weights, self.config)
         if trainer.is_global_zero:
             codec.save(self.folder / "codec.safetensors", self.weights)
         mine = self.images[trainer.global_rank :: trainer.world_size]
@@ -97,6 +99,19 @@ def gather(records: list[ImageRecord]) -> list[ImageRecord]:
     shares: list[list[ImageRecord]] = [[] for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(shares, records)
     return [record for share in shares for record in share]
+
+
+class FailureRecord(pl.Callback):
+    """Tells `on_failure` of an exception that ends training, with the number of steps done; on rank 0, where a spawned
+    process knows them and the one that spawned it does not."""
+
+    def __init__(self, on_failure: Callable[[BaseException, int], None]) -> None:
+        self.on_failure = on_failure
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        # What the process that spawned the ranks sees is their error as a text, and no steps: it is for the caller.
+        if trainer.is_global_zero and not isinstance(exception, ProcessRaisedException):
+            self.on_failure(exception, trainer.global_step)
 
 
 class TrainingProgress(pl.Callback):

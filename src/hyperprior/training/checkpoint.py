@@ -1,6 +1,5 @@
 """Checkpoints: written whole or not at all, and enough by themselves to evaluate or encode."""
 
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from hyperprior.files import put_in_place
 from hyperprior.models.compression import CompressionModel, build_model
 
 
@@ -66,4 +66,4 @@ class LastCheckpoint(pl.Callback):
         # On every rank, since it gathers and waits; False: with the optimizer's state.
         trainer.save_checkpoint(aside, weights_only=False)
         if trainer.is_global_zero:
-            os.replace(aside, self.path)
+            put_in_place(aside, self.path)

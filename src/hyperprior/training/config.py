@@ -27,10 +27,10 @@ class ModelConfig(_Section):
     """The paper's architecture and its capacity."""
 
     name: Literal["factorized", "hyperprior"]
-    N: int | None = Field(ge=1, description="filters inside the transforms; null: from lambda, as in the paper")
-    M: int | None = Field(ge=1, description="channels of y; null: from lambda, as in the paper")
+    N: int | None = Field(ge=1, description="filters inside the transforms; null: see RunConfig.capacity")
+    M: int | None = Field(ge=1, description="channels of y; null: see RunConfig.capacity")
     K: int = Field(ge=1, description="layers of the non-parametric density")
-    r: int = Field(ge=1, description="inner width of the non-parametric density")
+    r: int | list[int] = Field(description="its inner widths: one for all layers, or K - 1 of them")
 
 
 class LossConfig(_Section):
@@ -72,7 +72,7 @@ class TrainerConfig(_Section):
     """How long, on what and how exactly a run computes."""
 
     max_steps: int = Field(ge=1)
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"] = Field(description="auto: a CUDA GPU if there is one")
     devices: int | Literal["auto"] = Field(description="ranks on this machine")
     num_nodes: int = Field(ge=1)
     precision: Literal["32-true", "bf16-mixed"] = Field(description="of the transforms; all else is float32")
@@ -144,6 +144,11 @@ class RunConfig(_Section):
                 f"data.patch_size={self.data.patch_size} is below {SMALLEST_SIDE}, the smallest image that "
                 "loss=ms_ssim is defined for"
             )
+        widths = self.model.r if isinstance(self.model.r, list) else [self.model.r] * (self.model.K - 1)
+        if len(widths) != self.model.K - 1 or any(width < 1 for width in widths):
+            raise ValueError(
+                f"model.r={self.model.r} must be a positive width or model.K - 1 = {self.model.K - 1} of them"
+            )
         if self.data.name == "folder" and self.data.train is None:
             raise ValueError("data=folder needs data.train=DIR")
         if self.test_set.name == "folder" and self.test_set.root is None:
@@ -159,8 +164,11 @@ class RunConfig(_Section):
 
     @property
     def capacity(self) -> tuple[int, int]:
-        """N and M: as given, or else 128 and 192 for the five lower lambdas of the ladder and 192 and 320 for the
-        three higher; between the ladder's rungs, those of the nearer one (in log)."""
+        """N and M: as given, or else the paper's: 128 and 192 for the five lower lambdas of the ladder, 192 and 320
+        for the three higher; between rungs, those of the nearer one (in log). On the embedded data, which is for
+        trying out, 32 and 48."""
+        if self.data.name == "dead_leaves":
+            return self.model.N or 32, self.model.M or 48
         high = self.lmbda > math.sqrt(self.loss.ladder[4] * self.loss.ladder[5])
         N, M = (192, 320) if high else (128, 192)
         return self.model.N or N, self.model.M or M
@@ -176,6 +184,12 @@ class RunConfig(_Section):
         del values["data"]["workers"], values["data"]["cache_mib"], values["test_set"]["url"], values["loss"]["ladder"]
         del values["evaluation"]["every_n_steps"]
         values["model"]["N"], values["model"]["M"] = self.capacity
+        # What a path leads to decides, and not how it is typed; Kodak is what it is wherever it lies.
+        values["data"]["train"] = self.data.train and str(self.data.train.resolve())
+        root = None if self.test_set.name == "kodak" else self.test_set.root
+        values["test_set"]["root"] = root and str(root.resolve())
+        if self.init_from is not None and self.init_from.is_file():
+            values["init_from"] = content_digest(self.init_from)
         return values
 
     @property
@@ -188,6 +202,12 @@ class RunConfig(_Section):
     def cell_name(self) -> str:
         """Name of the run's folder: what it is, readable, and the hash."""
         return f"{self.model.name}-{self.loss.name}-lambda-{self.lmbda:g}-{self.hash}"
+
+
+def content_digest(path: Path) -> str:
+    """Twelve hexadecimal digits that name the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def parse(values: dict[str, Any]) -> RunConfig:

@@ -93,7 +93,7 @@ class CompressionModule(pl.LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
             if self.trainer.world_size > 1:  # ranks share the cores
-                torch.set_num_threads(max(1, torch.get_num_threads() // self.trainer.world_size))
+                torch.set_num_threads(max(1, torch.get_num_threads() // self.trainer.num_devices))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         levels, seeds = batch
@@ -102,7 +102,8 @@ class CompressionModule(pl.LightningModule):
         parts = rate_distortion(self.model(x, noise), x, self.loss, self.lmbda)
         with torch.autocast(x.device.type, enabled=False):
             quantile_loss = self.model.density.quantile_loss()
-        self._require_finite(parts.loss, f"loss (bpp {parts.bpp_y + parts.bpp_z:g}, distortion {parts.distortion:g})")
+            tail_mass = self.model.density.tail_mass().max()
+        self._loss_value = parts.loss.detach()
         self.log_dict(
             {
                 "train/loss": parts.loss,
@@ -112,7 +113,7 @@ class CompressionModule(pl.LightningModule):
                 "train/distortion": parts.distortion,
                 "train/psnr_db": -10 * torch.log10(parts.mse),
                 "train/quantile_loss": quantile_loss,
-                "train/tail_mass": self.model.density.tail_mass().max(),
+                "train/tail_mass": tail_mass,
                 "train/lr": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
             }
         )
@@ -127,17 +128,21 @@ class CompressionModule(pl.LightningModule):
         """Clips the main group to `clip_norm`. Lightning's own arguments, which know no groups, are not used."""
         main = optimizer.param_groups[0]["params"]
         norm = torch.nn.utils.get_total_norm([p.grad for p in main if p.grad is not None])
-        self._require_finite(norm, "gradient norm")
+        self._require_finite({"loss": self._loss_value, "gradient norm": norm})
         if self.clip_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(main, self.clip_norm, norm)
         self.log("train/gradient_norm", norm)
 
-    def _require_finite(self, value: Tensor, what: str) -> None:
-        finite = bool(torch.isfinite(value))
+    def _require_finite(self, values: dict[str, Tensor]) -> None:
+        finite = bool(torch.isfinite(torch.stack(list(values.values()))).all())  # one wait for the device a step
         if self.trainer.world_size > 1:  # all ranks stop together, or the others would wait for ever
             finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
         if not finite:
-            raise NonFiniteError(f"step {self.global_step}: {what} is not finite ({value.item()})")
+            culprits = [f"{name} {value.item()}" for name, value in values.items() if not torch.isfinite(value)]
+            raise NonFiniteError(
+                f"step {self.global_step}: not finite: {', '.join(culprits) or 'a value on another rank'}; "
+                "try a lower optimizer.lr"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["hyperprior"] = {"architecture": self.model.architecture, "config": self._config}

@@ -4,8 +4,11 @@ import logging
 import math
 import os
 import shutil
+import signal
+import threading
 import time
 import warnings
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from rich.console import Console
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from hyperprior.coding.codec import Codec
 from hyperprior.data.datamodule import EndlessImages, TrainingData
@@ -31,9 +35,9 @@ from hyperprior.evaluation.evaluate import ImageRecord, means, read_csv, write_c
 from hyperprior.evaluation.summary import results_table
 from hyperprior.files import write_aside
 from hyperprior.models.compression import CompressionModel, build_model
-from hyperprior.training.callbacks import BitstreamEvaluation, TrainingProgress, evaluate_with_progress
+from hyperprior.training.callbacks import BitstreamEvaluation, FailureRecord, TrainingProgress, evaluate_with_progress
 from hyperprior.training.checkpoint import CheckpointError, LastCheckpoint, load_checkpoint
-from hyperprior.training.config import ConfigError, RunConfig, parse
+from hyperprior.training.config import ConfigError, RunConfig, content_digest, parse
 from hyperprior.training.module import CompressionModule, NonFiniteError
 from hyperprior.training.record import provenance, read_record, write_record
 
@@ -43,9 +47,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def run(cfg: DictConfig) -> float:
-    """Does what a composed config says and returns the mean bpp on the test set plus lambda times the distortion.
+    """Does what a composed config says and returns the test set's rate-distortion cost: what a sweep that searches
+    would minimize.
 
-    Raises ConfigError, CheckpointError or NoImagesError before any work if something it needs is wrong or missing.
+    Raises ConfigError, CheckpointError or NoImagesError before any work if something it needs is wrong or missing,
+    NonFiniteError if training diverges, and KeyboardInterrupt if it is interrupted.
     """
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
@@ -53,13 +59,32 @@ def run(cfg: DictConfig) -> float:
     console = Console(quiet=not _first_rank())
     # Lightning's notices on every start say nothing about this run; its warnings stay.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    task = _train if config.task == "train" else _evaluate_checkpoint
-    folder, records = task(config, console)
-    if _first_rank():
-        console.print(results_table(records, f"{config.test_set.name}: {len(records)} images"))
-        # Not wrapped at the console's width: a path that is broken over two lines cannot be copied.
-        console.print(f"results in {folder.resolve()}", soft_wrap=True, highlight=False)
-    return _objective(config, records)
+    if config.task == "evaluate" and not _first_rank():
+        return math.nan  # one process codes the images; the times it takes are then its own
+    outcome = _train(config, console) if config.task == "train" else _evaluate_checkpoint(config)
+    console.print(results_table(outcome.records, f"{config.test_set.name}: {len(outcome.records)} images"))
+    # Not wrapped at the console's width: a path that is broken over two lines cannot be copied.
+    console.print(f"results in {outcome.folder.resolve()}", soft_wrap=True, highlight=False)
+    return outcome.cost
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Where the results of a run are, the results, and the objective they were trained for."""
+
+    folder: Path
+    records: list[ImageRecord]
+    loss: str
+    lmbda: float
+
+    @property
+    def cost(self) -> float:
+        """Mean bpp + lambda * mean distortion over the test set."""
+        if self.loss == "mse":
+            distortion = math.fsum(255**2 * 10 ** (-record.psnr_db / 10) for record in self.records) / len(self.records)
+        else:
+            distortion = 1 - means(self.records)["ms_ssim"]
+        return means(self.records)["bpp"] + self.lmbda * distortion
 
 
 def _first_rank() -> bool:
@@ -102,20 +127,27 @@ def _new_model(config: RunConfig) -> CompressionModel:
     return model
 
 
-def _logger(config: RunConfig, folder: Path, name: str, start: int) -> Logger:
+def _logger(config: RunConfig, folder: Path, start: int) -> Logger:
     kind = config.logger
-    if kind.name == "csv":  # a resumed run keeps what was logged before
-        return CSVLogger(folder, name="logs", version=f"from_step_{start}")
+    if kind.name == "csv":
+        # A folder for each session: Lightning's logger deletes what an earlier one left in its own.
+        sessions = len(list(folder.glob("logs/session_*")))
+        return CSVLogger(folder, name="logs", version=f"session_{sessions}_from_step_{start}")
     if kind.name == "tensorboard":
         return TensorBoardLogger(folder, name="logs", version="")
     import wandb  # here: it starts slowly, and few runs need it
 
-    offline = wandb.api.api_key is None
+    offline = os.environ.get("WANDB_MODE") == "offline" or not wandb.login(prompt=False)
     if offline:
-        warnings.warn("no wandb key: logging offline; `wandb sync` uploads the run's wandb folder", stacklevel=2)
-    project = kind.project or "hyperprior"
+        warnings.warn("wandb logs offline (no key, or WANDB_MODE=offline); `wandb sync` uploads it", stacklevel=2)
     return WandbLogger(
-        name=name, id=config.hash, save_dir=folder, project=project, group=kind.group, offline=offline, resume="allow"
+        name=config.cell_name,
+        id=config.hash,
+        save_dir=folder,
+        project=kind.project or "hyperprior",
+        group=kind.group,
+        offline=offline,
+        resume="allow",
     )
 
 
@@ -127,15 +159,20 @@ def _strategy(config: RunConfig) -> str:
     if TorchElasticEnvironment.detect() or SLURMEnvironment.detect():
         return "ddp"
     several = config.trainer.devices != 1 and not (
-        config.trainer.devices == "auto" and torch.accelerator.device_count() < 2
+        config.trainer.devices == "auto" and (not _on_cuda(config) or torch.cuda.device_count() < 2)
     )
     return "ddp_spawn" if several else "auto"
+
+
+def _on_cuda(config: RunConfig) -> bool:
+    wanted = config.trainer.accelerator
+    return wanted in ("gpu", "cuda") or (wanted == "auto" and torch.cuda.is_available())
 
 
 def _trainer(config: RunConfig, folder: Path, logger: Logger, callbacks: list[pl.Callback]) -> pl.Trainer:
     try:
         return pl.Trainer(
-            accelerator=config.trainer.accelerator,
+            accelerator="cuda" if _on_cuda(config) else "cpu",
             devices=config.trainer.devices,
             num_nodes=config.trainer.num_nodes,
             strategy=_strategy(config),
@@ -155,13 +192,15 @@ def _trainer(config: RunConfig, folder: Path, logger: Logger, callbacks: list[pl
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
-def _train(config: RunConfig, console: Console) -> tuple[Path, list[ImageRecord]]:
+def _train(config: RunConfig, console: Console) -> _Outcome:
+    """Trains a cell, or what is left of it, and evaluates it."""
     folder = config.runs_dir / config.cell_name
     results, checkpoint = folder / f"{config.test_set.name}.csv", folder / "checkpoints" / "last.ckpt"
-    record = read_record(folder / "record.json") or {}
-    if record.get("status") == "done" and results.is_file() and not config.force:
+    record_path = folder / "record.json"
+    before = {} if config.force else read_record(record_path) or {}
+    if before.get("status") == "done" and results.is_file():
         console.print(f"{config.cell_name} is done; force=true runs it again", soft_wrap=True, highlight=False)
-        return folder, read_csv(results)
+        return _Outcome(folder, read_csv(results), config.loss.name, config.lmbda)
 
     # All that can be wrong is found here, before the first file is written.
     images, model, data = _test_images(config), _new_model(config), _training_images(config)
@@ -186,34 +225,40 @@ def _train(config: RunConfig, console: Console) -> tuple[Path, list[ImageRecord]
         compile_model=config.trainer.compile,
         config=described,
     )
-    facts = {
-        "cell": config.cell_name,
-        "config_hash": config.hash,
-        "config": described,
-        "resumed_from_step": start or None,
-        "started_at": time.time(),
-        **provenance(),
-    }
+    session = _Session(
+        record_path,
+        facts={
+            "cell": config.cell_name,
+            "config_hash": config.hash,
+            "config": described,
+            "resumed_from_step": start or None,
+            **provenance(),
+        },
+        seconds_before=before.get("seconds") or 0.0,
+    )
     callbacks: list[pl.Callback] = [
         LastCheckpoint(checkpoint, config.trainer.checkpoint_every_n_steps),
         TrainingProgress(config.trainer.log_every_n_steps),
+        FailureRecord(session.failed),
         BitstreamEvaluation(
             images,
             config.test_set.name,
             folder,
             every_n_steps=config.evaluation.every_n_steps,
             weights=DTYPES[config.evaluation.codec_weights],
-            on_end=partial(_write_done, folder / "record.json", facts, config.test_set.name),
+            config=described,
+            on_end=partial(session.done, config.test_set.name),
         ),
     ]
-    trainer = _trainer(config, folder, _logger(config, folder, config.cell_name, start), callbacks)
+    trainer = _trainer(config, folder, _logger(config, folder, start), callbacks)
     if _first_rank():
         with write_aside(folder / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(described, sort_keys=False))
         checkpoint.parent.mkdir(exist_ok=True)
-        write_record(folder / "record.json", {"status": "running", "steps": start, **facts})
+        session.write("running", steps=start)
     verb = f"resuming at step {start}" if start else "training"
     console.print(f"{config.cell_name}: {verb}, N={N} M={M}, to step {config.trainer.max_steps}", soft_wrap=True)
+    interrupt_handler = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
@@ -226,44 +271,76 @@ def _train(config: RunConfig, console: Console) -> tuple[Path, list[ImageRecord]
                 ckpt_path=checkpoint if start else None,
                 weights_only=True,
             )
-        if trainer.interrupted:
-            raise KeyboardInterrupt
     except BaseException as error:
+        cause = _cause(error, trainer)
         if _first_rank():
-            failure = {"status": "failed", "error": f"{type(error).__name__}: {error}", **facts}
-            write_record(folder / "record.json", failure)
+            if (read_record(record_path) or {}).get("status") == "running":  # it ended before FailureRecord could write
+                session.failed(cause, load_checkpoint(checkpoint).step if checkpoint.is_file() else 0)
             if checkpoint.is_file():
                 console.print(f"the last good checkpoint is {checkpoint}", soft_wrap=True, highlight=False)
-        raise
-    return folder, read_csv(results)
+        if cause is error:
+            raise
+        raise cause from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt_handler)  # Lightning ignores it from the first one on
+        if config.logger.name == "wandb":
+            import wandb
+
+            wandb.finish()  # else the next cell of a sweep would be logged into this one's run
+    return _Outcome(folder, read_csv(results), config.loss.name, config.lmbda)
 
 
-def _write_done(path: Path, facts: dict[str, Any], test_set: str, records: list[ImageRecord], steps: int) -> None:
-    write_record(path, {"status": "done", "steps": steps, **_measured(test_set, records), **facts, **_elapsed(facts)})
+@dataclass(frozen=True)
+class _Session:
+    """record.json while one process, with the ranks it spawned, works on a cell."""
+
+    path: Path
+    facts: dict[str, Any]
+    seconds_before: float  # what earlier sessions took
+    started_at: float = field(default_factory=time.time)
+
+    def write(self, status: str, **more: Any) -> None:
+        seconds = self.seconds_before + time.time() - self.started_at
+        write_record(self.path, {"status": status, **more, "seconds": seconds, **self.facts})
+
+    def done(self, test_set: str, records: list[ImageRecord], steps: int) -> None:
+        self.write("done", steps=steps, test_set=test_set, images=len(records), means=means(records))
+
+    def failed(self, error: BaseException, steps: int) -> None:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        self.write(status, steps=steps, error=f"{type(error).__name__}: {error}")
 
 
-def _measured(test_set: str, records: list[ImageRecord]) -> dict[str, Any]:
-    return {"test_set": test_set, "images": len(records), "means": means(records)}
+def _cause(error: BaseException, trainer: pl.Trainer) -> BaseException:
+    """The error behind what Lightning makes of it: it exits on an interrupt, and a spawned rank's error is a text."""
+    if isinstance(error, SystemExit) and trainer.interrupted:
+        return KeyboardInterrupt()
+    if isinstance(error, ProcessRaisedException):
+        last_line = str(error).strip().splitlines()[-1]
+        for kind in USER_ERRORS:
+            name = f"{kind.__module__}.{kind.__qualname__}: "
+            if last_line.startswith(name):
+                return kind(last_line.removeprefix(name))
+    return error
 
 
-def _elapsed(facts: dict[str, Any]) -> dict[str, float]:
-    return {"seconds": time.time() - facts["started_at"]}
-
-
-def _evaluate_checkpoint(config: RunConfig, console: Console) -> tuple[Path, list[ImageRecord]]:
+def _evaluate_checkpoint(config: RunConfig) -> _Outcome:
     """Evaluates a checkpoint file, which is all it needs: the model is in it."""
     assert config.checkpoint is not None
     loaded = load_checkpoint(config.checkpoint)
     images = _test_images(config)
-    trained = loaded.config
-    name = f"{config.checkpoint.resolve().parent.parent.name}-step-{loaded.step}"
-    folder = config.runs_dir / "evaluations" / name
-    facts = {"checkpoint": str(config.checkpoint), "config": trained, "started_at": time.time(), **provenance()}
+    trained, digest = loaded.config, content_digest(config.checkpoint)
+    name = f"{trained['model']['name']}-{trained['loss']['name']}-lambda-{trained['lambda']:g}-step-{loaded.step}"
+    folder = config.runs_dir / "evaluations" / f"{name}-{digest}"
     weights = DTYPES[config.evaluation.codec_weights]
-    codec = Codec.from_model(loaded.model, weights)
+    facts = {"checkpoint": str(config.checkpoint), "config_hash": digest, "config": trained, **provenance()}
+    session = _Session(folder / "record.json", facts, seconds_before=0.0)
+    session.write("running", steps=loaded.step)
+    codec = Codec.from_model(loaded.model, weights, trained)
     codec.save(folder / "codec.safetensors", weights)
+    codec.to("cuda" if _on_cuda(config) else "cpu")
     records = evaluate_with_progress(codec, images, folder, show=True)
     write_csv(records, folder / f"{config.test_set.name}.csv")
-    measured = {**_measured(config.test_set.name, records), **facts, **_elapsed(facts)}
-    write_record(folder / "record.json", {"status": "done", "steps": loaded.step, **measured})
-    return folder, records
+    session.done(config.test_set.name, records, loaded.step)
+    return _Outcome(folder, records, trained["loss"]["name"], trained["lambda"])
