@@ -44,8 +44,8 @@ def main() -> None:
             if row["psnr"]:
                 curves[row["method"]].append((float(row["bpp"]), float(row["psnr"])))
 
-    figure = plt.figure(figsize=(12, 4.2), layout="constrained")
-    axes = figure.subplot_mosaic("ABC", width_ratios=[1, 1, 1.25])
+    figure = plt.figure(figsize=(9.6, 4.9), layout="constrained")
+    axes = figure.subplot_mosaic("AC;BC", width_ratios=[1, 1.45])
     image = next(image for image in samples() if image.name == "coffee").read()
     height, width = image.shape[:2]
     codec = Codec.load(args.codec)
