@@ -66,7 +66,7 @@ def main() -> None:
     for path in args.record:
         record = json.loads(path.read_text())
         means, config = record["means"], record["config"]
-        label = f"this project: lambda={config['lambda']:g}, {record['steps']} CPU steps"
+        label = f"this project: lambda={config['lambda']:g}, N={config['model']['N']}, trained on a CPU"
         plot.plot(means["bpp"], means["psnr_db"], "*", color="#D55E00", ms=15, label=label)
     plot.set(xlim=(0, 1.2), ylim=(24, 38), xlabel="bits per pixel", ylabel="PSNR (dB), mean over Kodak")
     plot.grid(alpha=0.3)

@@ -115,12 +115,18 @@ def test_an_empty_or_missing_folder_is_an_error(tmp_path):
         FolderImages(tmp_path, 64, seed=0)
 
 
-def test_grey_alpha_and_turned_images_become_rgb(tmp_path):
+def test_grey_alpha_deep_and_turned_images_become_rgb(tmp_path):
     grey = Image.fromarray(leaves(20, 30)).convert("L")
     grey.save(tmp_path / "grey.png")
     assert read_rgb(tmp_path / "grey.png").shape == (20, 30, 3)
     Image.fromarray(leaves(20, 30)).convert("RGBA").save(tmp_path / "alpha.png")
     assert read_rgb(tmp_path / "alpha.png").shape == (20, 30, 3)
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "deep.png")[..., 1].ravel(), np.arange(256))
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(ValueError, match="floating-point"):
+        read_rgb(tmp_path / "float.tiff")
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     Image.fromarray(leaves(20, 30)).save(tmp_path / "turned.jpg", exif=exif)

@@ -83,6 +83,8 @@ def test_the_name_of_a_cell_changes_with_what_decides_its_result_and_with_nothin
         (["quality=9"], "quality=9: Input should be less than or equal to 8"),
         (["loss=ms_ssim", "data.patch_size=160"], "data.patch_size=160 is below 161"),
         (["data=folder"], "data=folder needs data.train=DIR"),
+        (["data.train=photographs"], "data.train=DIR goes with data=folder"),
+        (["test_set.root=images"], "test_set.root=DIR goes with test_set=kodak or test_set=folder"),
         (["test_set=folder"], r"test_set=folder needs test_set\.root=DIR"),
         (["data.batch_size=3", "trainer.devices=2"], "data.batch_size=3 cannot be shared equally"),
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: Input should be '32-true' or 'bf16-mixed'"),

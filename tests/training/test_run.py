@@ -240,6 +240,19 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, kind):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("override", ["schedule.warmup_steps=abc", "schedule.warmup_steps=-3", "runs_dir=/proc/none"])
+def test_what_cannot_work_is_found_before_anything_is_written(tmp_path, test_images_folder, override):
+    with pytest.raises(ConfigError, match=r"^(schedule=|runs_dir=)"):
+        run(composed(*TINY, f"runs_dir={tmp_path / 'runs'}", f"test_set.root={test_images_folder}", override))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_codec_file_names_no_place_on_this_machine(trained, test_images_folder):
+    content = (trained / "codec.safetensors").read_bytes()
+    assert str(trained.parent).encode() not in content
+    assert str(test_images_folder).encode() not in content
+
+
 def test_an_empty_training_folder_is_found_before_anything_is_written(tmp_path, test_images_folder):
     (tmp_path / "empty").mkdir()
     runs = tmp_path / "runs"

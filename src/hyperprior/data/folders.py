@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from hyperprior.data.images import DAMAGE, NoImagesError, SkippedImage, find_images
+from hyperprior.data.images import DAMAGE, NoImagesError, SkippedImage, find_images, to_rgb
 
 SHORTER_SIDE = (640, 1200)  # pixels, after downsampling
 
@@ -51,7 +51,7 @@ class FolderImages:
             size = 4 * width * height  # Pillow keeps RGB in four bytes a pixel
             # No eviction: crops come in random order, so that any image is as likely to be asked for as another.
             if min(width, height) <= SHORTER_SIDE[1] and size <= self._free_bytes:
-                self._decoded[path] = image.convert("RGB")
+                self._decoded[path] = to_rgb(image)
                 self._free_bytes -= size
                 return random_crop(self._decoded[path], self.patch_size, rng)
             return random_crop(image, self.patch_size, rng)
@@ -90,7 +90,7 @@ def random_crop(image: Image.Image, patch_size: int, rng: np.random.Generator) -
     width, height = image.size
     source = patch_size * min(width, height) / target  # side of the crop in the decoded image
     left, top = rng.uniform(0, width - source), rng.uniform(0, height - source)
-    rgb = image.convert("RGB")
+    rgb = to_rgb(image)
     if source == patch_size:  # no change of scale: whole pixels, no resampling
         box = (round(left), round(top), round(left) + patch_size, round(top) + patch_size)
         crop = rgb.crop(box)

@@ -54,4 +54,17 @@ def find_images(root: Path, smallest_side: int) -> list[Path]:
 def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """A whole image as 8-bit RGB, turned as its EXIF orientation says. Raises one of DAMAGE if it is damaged."""
     with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any image as 8-bit RGB: 16-bit grey is scaled (Pillow would cut it off at 255), alpha is dropped.
+
+    Raises ValueError for floating-point pixels, whose range is not known.
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels")
+    if image.mode.startswith("I"):
+        levels = (np.asarray(image).astype(np.float64).clip(0, 65535) / 257).round()
+        image = Image.fromarray(levels.astype(np.uint8))
+    return image.convert("RGB")

@@ -38,8 +38,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         model.load_state_dict(weights)
         return Checkpoint(model, ours["config"], stored["global_step"])
     except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a checkpoint of hyperprior: {first_line}") from error
+        # torch's own text on a file that is no checkpoint advises to load it without safety.
+        reason = "" if isinstance(error, pickle.UnpicklingError) else f": {str(error).splitlines()[:1]}"
+        raise CheckpointError(f"{path} is not a checkpoint of hyperprior{reason}") from error
 
 
 class LastCheckpoint(pl.Callback):

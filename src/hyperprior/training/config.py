@@ -149,6 +149,10 @@ class RunConfig(_Section):
             raise ValueError(
                 f"model.r={self.model.r} must be a positive width or model.K - 1 = {self.model.K - 1} of them"
             )
+        if self.data.name != "folder" and self.data.train is not None:
+            raise ValueError("data.train=DIR goes with data=folder")
+        if self.test_set.name == "samples" and self.test_set.root is not None:
+            raise ValueError("test_set.root=DIR goes with test_set=kodak or test_set=folder")
         if self.data.name == "folder" and self.data.train is None:
             raise ValueError("data=folder needs data.train=DIR")
         if self.test_set.name == "folder" and self.test_set.root is None:
@@ -202,6 +206,13 @@ class RunConfig(_Section):
     def cell_name(self) -> str:
         """Name of the run's folder: what it is, readable, and the hash."""
         return f"{self.model.name}-{self.loss.name}-lambda-{self.lmbda:g}-{self.hash}"
+
+
+def portable(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings for a codec file that travels: what was trained and how, without the places on one machine."""
+    sections = ("model", "loss", "lambda", "data", "optimizer", "schedule", "trainer", "evaluation", "seed")
+    kept = {key: values[key] for key in sections}
+    return {**kept, "data": {**kept["data"], "train": None}}
 
 
 def content_digest(path: Path) -> str:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from hyperprior.files import write_aside
 from hyperprior.models.compression import CompressionModel, build_model
 from hyperprior.training.callbacks import BitstreamEvaluation, FailureRecord, TrainingProgress, evaluate_with_progress
 from hyperprior.training.checkpoint import CheckpointError, LastCheckpoint, load_checkpoint
-from hyperprior.training.config import ConfigError, RunConfig, content_digest, parse
+from hyperprior.training.config import ConfigError, RunConfig, content_digest, parse, portable
 from hyperprior.training.module import CompressionModule, NonFiniteError
 from hyperprior.training.record import provenance, read_record, write_record
 
@@ -92,15 +93,6 @@ def _first_rank() -> bool:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
 
 
-def _objective(config: RunConfig, records: list[ImageRecord]) -> float:
-    """The test set's rate-distortion cost, the number a sweep with an optimizer minimizes."""
-    if config.loss.name == "mse":
-        distortion = math.fsum(255**2 * 10 ** (-record.psnr_db / 10) for record in records) / len(records)
-    else:
-        distortion = 1 - means(records)["ms_ssim"]
-    return means(records)["bpp"] + config.lmbda * distortion
-
-
 def _test_images(config: RunConfig) -> list[TestImage]:
     return TEST_SETS[config.test_set.name](config.test_set.root, config.test_set.url)
 
@@ -125,6 +117,26 @@ def _new_model(config: RunConfig) -> CompressionModel:
             )
         model.load_state_dict(source.state_dict())
     return model
+
+
+def _schedule(config: RunConfig) -> Callable[[int, int], float]:
+    """The configured schedule, tried out at the ends and in the middle of the run."""
+    max_steps = config.trainer.max_steps
+    try:
+        schedule: Callable[[int, int], float] = instantiate(config.schedule)
+        factors = [schedule(step, max_steps) for step in (0, max_steps // 2, max_steps - 1)]
+    except Exception as error:  # it may be anybody's
+        raise ConfigError(f"schedule={config.schedule}: {error}") from error
+    if not all(math.isfinite(factor) and factor >= 0 for factor in factors):
+        raise ConfigError(f"schedule={config.schedule} gives {factors}; factors on the learning rate are 0 or more")
+    return schedule
+
+
+def _make_runs_dir(config: RunConfig) -> None:
+    try:
+        config.runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"runs_dir={config.runs_dir} cannot be made: {error.strerror}") from error
 
 
 def _logger(config: RunConfig, folder: Path, start: int) -> Logger:
@@ -203,7 +215,9 @@ def _train(config: RunConfig, console: Console) -> _Outcome:
         return _Outcome(folder, read_csv(results), config.loss.name, config.lmbda)
 
     # All that can be wrong is found here, before the first file is written.
+    schedule = _schedule(config)
     images, model, data = _test_images(config), _new_model(config), _training_images(config)
+    _make_runs_dir(config)
     if config.force and folder.exists() and _first_rank():
         shutil.rmtree(folder)
     # Not by the file alone: under torchrun another rank may not have removed it yet.
@@ -220,7 +234,7 @@ def _train(config: RunConfig, console: Console) -> _Outcome:
         lr=config.optimizer.lr,
         quantile_lr=config.optimizer.quantile_lr,
         clip_norm=config.optimizer.clip_norm,
-        schedule=instantiate(config.schedule),
+        schedule=schedule,
         channels_last=config.trainer.channels_last,
         compile_model=config.trainer.compile,
         config=described,
@@ -246,7 +260,7 @@ def _train(config: RunConfig, console: Console) -> _Outcome:
             folder,
             every_n_steps=config.evaluation.every_n_steps,
             weights=DTYPES[config.evaluation.codec_weights],
-            config=described,
+            config=portable(described),
             on_end=partial(session.done, config.test_set.name),
         ),
     ]
@@ -332,12 +346,21 @@ def _evaluate_checkpoint(config: RunConfig) -> _Outcome:
     images = _test_images(config)
     trained, digest = loaded.config, content_digest(config.checkpoint)
     name = f"{trained['model']['name']}-{trained['loss']['name']}-lambda-{trained['lambda']:g}-step-{loaded.step}"
-    folder = config.runs_dir / "evaluations" / f"{name}-{digest}"
     weights = DTYPES[config.evaluation.codec_weights]
-    facts = {"checkpoint": str(config.checkpoint), "config_hash": digest, "config": trained, **provenance()}
+    measured = f"{config.test_set.name}-{config.evaluation.codec_weights}"
+    folder = config.runs_dir / "evaluations" / f"{name}-{digest}" / measured
+    _make_runs_dir(config)
+    facts = {
+        "checkpoint": str(config.checkpoint.resolve()),
+        "config_hash": digest,
+        "config": trained,
+        "test_set_root": config.test_set.root and str(config.test_set.root.resolve()),
+        "codec_weights": config.evaluation.codec_weights,
+        **provenance(),
+    }
     session = _Session(folder / "record.json", facts, seconds_before=0.0)
     session.write("running", steps=loaded.step)
-    codec = Codec.from_model(loaded.model, weights, trained)
+    codec = Codec.from_model(loaded.model, weights, portable(trained))
     codec.save(folder / "codec.safetensors", weights)
     codec.to("cuda" if _on_cuda(config) else "cpu")
     records = evaluate_with_progress(codec, images, folder, show=True)
