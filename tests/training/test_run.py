@@ -240,9 +240,17 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, kind):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("override", ["schedule.warmup_steps=abc", "schedule.warmup_steps=-3", "runs_dir=/proc/none"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "schedule.warmup_steps=abc",
+        "schedule.warmup_steps=-3",
+        "runs_dir=/proc/none",
+        "optimizer.algorithm._target_=torch.optim.Nope",
+    ],
+)
 def test_what_cannot_work_is_found_before_anything_is_written(tmp_path, test_images_folder, override):
-    with pytest.raises(ConfigError, match=r"^(schedule=|runs_dir=)"):
+    with pytest.raises(ConfigError, match=r"^(schedule=|runs_dir=|optimizer\.algorithm: Error loc)"):
         run(composed(*TINY, f"runs_dir={tmp_path / 'runs'}", f"test_set.root={test_images_folder}", override))
     assert not (tmp_path / "runs").exists()
 

@@ -130,15 +130,12 @@ class Codec:
         y_bytes = range_coding.encode(symbols_y.reshape(-1), indexes, tables)
         return Container(width, height, checksum_of(symbols_z, symbols_y), z_bytes, y_bytes).to_bytes()
 
-    @torch.inference_mode()
     def decompress(self, data: bytes) -> UInt8[np.ndarray, "H W 3"]:
         """The 8-bit RGB image in a file's content.
 
         Raises FormatError if the content is damaged or was not made with this codec.
         """
-        symbols = self.decode(data)
-        with _float32_convolutions():
-            return to_image(self.model.synthesize(self.y_hat(symbols), symbols.height, symbols.width))
+        return self.reconstruct(self.decode(data))
 
     def decode(self, data: bytes) -> Symbols:
         """The integers in a file's content. Raises FormatError as `decompress` does."""
@@ -156,6 +153,12 @@ class Codec:
         if checksum_of(symbols_z, symbols_y) != container.checksum:
             raise FormatError("the symbols' checksum does not agree: the file was made with another codec")
         return Symbols(symbols_z, symbols_y, container.height, container.width)
+
+    @torch.inference_mode()
+    def reconstruct(self, symbols: Symbols) -> UInt8[np.ndarray, "H W 3"]:
+        """The 8-bit RGB image that decoded integers stand for."""
+        with _float32_convolutions():
+            return to_image(self.model.synthesize(self.y_hat(symbols), symbols.height, symbols.width))
 
     def y_hat(self, symbols: Symbols) -> Tensor:
         """The values that g_s is given: 1 x M x h x w, on the codec's device."""

@@ -72,11 +72,12 @@ def evaluate_image(codec: Codec, image: NamedImage, folder: Path) -> ImageRecord
         aside.write_bytes(coded)
     stored = file.read_bytes()
     decoding = time.perf_counter()
-    decoded = codec.decompress(stored)
+    symbols = codec.decode(stored)  # the two halves of `decompress`
+    decoded = codec.reconstruct(symbols)
     decode_ms = 1e3 * (time.perf_counter() - decoding)
     with write_aside(folder / "reconstructions" / f"{image.name}.png") as aside:
         Image.fromarray(decoded).save(aside, format="PNG", compress_level=1)
-    information_y, information_z = codec.information(codec.decode(stored))
+    information_y, information_z = codec.information(symbols)
     similarity = ms_ssim(original, decoded)
     container = Container.from_bytes(stored)
     size = file.stat().st_size

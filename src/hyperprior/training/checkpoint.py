@@ -39,7 +39,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(model, ours["config"], stored["global_step"])
     except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         # torch's own text on a file that is no checkpoint advises to load it without safety.
-        reason = "" if isinstance(error, pickle.UnpicklingError) else f": {str(error).splitlines()[:1]}"
+        reason = "" if isinstance(error, pickle.UnpicklingError) else ": " + str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is not a checkpoint of hyperprior{reason}") from error
 
 

@@ -4,13 +4,40 @@ import json
 import math
 import platform
 import subprocess
+import time
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hyperprior.evaluation.evaluate import ImageRecord, means
 from hyperprior.files import write_aside
 
 _PACKAGES = ("hyperprior", "torch", "pytorch-lightning", "numpy", "constriction", "pytorch-msssim", "scikit-image")
+
+
+@dataclass(frozen=True)
+class Session:
+    """record.json while one process, with the ranks it spawned, works on a cell."""
+
+    path: Path
+    facts: dict[str, Any]
+    seconds_before: float  # what earlier sessions took
+    started_at: float = field(default_factory=time.time)
+
+    def write(self, status: str, **more: Any) -> None:
+        """Writes the record with a status and what goes with it."""
+        seconds = self.seconds_before + time.time() - self.started_at
+        write_record(self.path, {"status": status, **more, "seconds": seconds, **self.facts})
+
+    def done(self, test_set: str, records: list[ImageRecord], steps: int) -> None:
+        """Training has ended and its results are measured."""
+        self.write("done", steps=steps, test_set=test_set, images=len(records), means=means(records))
+
+    def failed(self, error: BaseException, steps: int) -> None:
+        """Training has stopped after `steps` steps, by an error or an interrupt."""
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        self.write(status, steps=steps, error=f"{type(error).__name__}: {error}")
 
 
 def provenance() -> dict[str, Any]:

@@ -6,10 +6,9 @@ import os
 import shutil
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 from torch.multiprocessing.spawn import ProcessRaisedException
 
@@ -39,8 +35,9 @@ from hyperprior.models.compression import CompressionModel, build_model
 from hyperprior.training.callbacks import BitstreamEvaluation, FailureRecord, TrainingProgress, evaluate_with_progress
 from hyperprior.training.checkpoint import CheckpointError, LastCheckpoint, load_checkpoint
 from hyperprior.training.config import ConfigError, RunConfig, content_digest, parse, portable
-from hyperprior.training.module import CompressionModule, NonFiniteError
-from hyperprior.training.record import provenance, read_record, write_record
+from hyperprior.training.module import CompressionModule, NonFiniteError, OptimizerFactory
+from hyperprior.training.record import Session, provenance, read_record
+from hyperprior.training.trainer import build_logger, build_trainer, on_cuda
 
 # What a user can put right. Their messages say how, so that a traceback would only hide it.
 USER_ERRORS = (ConfigError, CheckpointError, NoImagesError, NonFiniteError)
@@ -119,11 +116,16 @@ def _new_model(config: RunConfig) -> CompressionModel:
     return model
 
 
+def _optimizer(config: RunConfig) -> OptimizerFactory:
+    """The configured optimizer, waiting for its parameters."""
+    return _instantiate("optimizer.algorithm", config.optimizer.algorithm)
+
+
 def _schedule(config: RunConfig) -> Callable[[int, int], float]:
     """The configured schedule, tried out at the ends and in the middle of the run."""
     max_steps = config.trainer.max_steps
+    schedule: Callable[[int, int], float] = _instantiate("schedule", config.schedule)
     try:
-        schedule: Callable[[int, int], float] = instantiate(config.schedule)
         factors = [schedule(step, max_steps) for step in (0, max_steps // 2, max_steps - 1)]
     except Exception as error:  # it may be anybody's
         raise ConfigError(f"schedule={config.schedule}: {error}") from error
@@ -132,76 +134,19 @@ def _schedule(config: RunConfig) -> Callable[[int, int], float]:
     return schedule
 
 
+def _instantiate(key: str, section: dict[str, Any]) -> Any:
+    try:
+        return instantiate(section)
+    except InstantiationException as error:
+        reason = str(error).partition(", set env var")[0].partition("\n")[0]
+        raise ConfigError(f"{key}: {reason}") from error
+
+
 def _make_runs_dir(config: RunConfig) -> None:
     try:
         config.runs_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"runs_dir={config.runs_dir} cannot be made: {error.strerror}") from error
-
-
-def _logger(config: RunConfig, folder: Path, start: int) -> Logger:
-    kind = config.logger
-    if kind.name == "csv":
-        # A folder for each session: Lightning's logger deletes what an earlier one left in its own.
-        sessions = len(list(folder.glob("logs/session_*")))
-        return CSVLogger(folder, name="logs", version=f"session_{sessions}_from_step_{start}")
-    if kind.name == "tensorboard":
-        return TensorBoardLogger(folder, name="logs", version="")
-    import wandb  # here: it starts slowly, and few runs need it
-
-    offline = os.environ.get("WANDB_MODE") == "offline" or not wandb.login(prompt=False)
-    if offline:
-        warnings.warn("wandb logs offline (no key, or WANDB_MODE=offline); `wandb sync` uploads it", stacklevel=2)
-    return WandbLogger(
-        name=config.cell_name,
-        id=config.hash,
-        save_dir=folder,
-        project=kind.project or "hyperprior",
-        group=kind.group,
-        offline=offline,
-        resume="allow",
-    )
-
-
-def _strategy(config: RunConfig) -> str:
-    """Ranks come from torchrun or the cluster where they started this process, else they are spawned by it.
-
-    Never from a second start of the command line: that would repeat a whole multirun in every rank.
-    """
-    if TorchElasticEnvironment.detect() or SLURMEnvironment.detect():
-        return "ddp"
-    several = config.trainer.devices != 1 and not (
-        config.trainer.devices == "auto" and (not _on_cuda(config) or torch.cuda.device_count() < 2)
-    )
-    return "ddp_spawn" if several else "auto"
-
-
-def _on_cuda(config: RunConfig) -> bool:
-    wanted = config.trainer.accelerator
-    return wanted in ("gpu", "cuda") or (wanted == "auto" and torch.cuda.is_available())
-
-
-def _trainer(config: RunConfig, folder: Path, logger: Logger, callbacks: list[pl.Callback]) -> pl.Trainer:
-    try:
-        return pl.Trainer(
-            accelerator="cuda" if _on_cuda(config) else "cpu",
-            devices=config.trainer.devices,
-            num_nodes=config.trainer.num_nodes,
-            strategy=_strategy(config),
-            precision=config.trainer.precision,
-            max_steps=config.trainer.max_steps,
-            max_epochs=-1,
-            log_every_n_steps=config.trainer.log_every_n_steps,
-            logger=logger,
-            callbacks=callbacks,
-            default_root_dir=folder,
-            use_distributed_sampler=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
 def _train(config: RunConfig, console: Console) -> _Outcome:
@@ -215,7 +160,7 @@ def _train(config: RunConfig, console: Console) -> _Outcome:
         return _Outcome(folder, read_csv(results), config.loss.name, config.lmbda)
 
     # All that can be wrong is found here, before the first file is written.
-    schedule = _schedule(config)
+    optimizer, schedule = _optimizer(config), _schedule(config)
     images, model, data = _test_images(config), _new_model(config), _training_images(config)
     _make_runs_dir(config)
     if config.force and folder.exists() and _first_rank():
@@ -230,7 +175,7 @@ def _train(config: RunConfig, console: Console) -> _Outcome:
         model,
         config.loss.name,
         config.lmbda,
-        optimizer=instantiate(config.optimizer.algorithm),
+        optimizer=optimizer,
         lr=config.optimizer.lr,
         quantile_lr=config.optimizer.quantile_lr,
         clip_norm=config.optimizer.clip_norm,
@@ -239,7 +184,7 @@ def _train(config: RunConfig, console: Console) -> _Outcome:
         compile_model=config.trainer.compile,
         config=described,
     )
-    session = _Session(
+    session = Session(
         record_path,
         facts={
             "cell": config.cell_name,
@@ -264,7 +209,7 @@ def _train(config: RunConfig, console: Console) -> _Outcome:
             on_end=partial(session.done, config.test_set.name),
         ),
     ]
-    trainer = _trainer(config, folder, _logger(config, folder, start), callbacks)
+    trainer = build_trainer(config, folder, build_logger(config, folder, start), callbacks)
     if _first_rank():
         with write_aside(folder / "config.yaml") as aside:
             aside.write_text(yaml.safe_dump(described, sort_keys=False))
@@ -305,27 +250,6 @@ def _train(config: RunConfig, console: Console) -> _Outcome:
     return _Outcome(folder, read_csv(results), config.loss.name, config.lmbda)
 
 
-@dataclass(frozen=True)
-class _Session:
-    """record.json while one process, with the ranks it spawned, works on a cell."""
-
-    path: Path
-    facts: dict[str, Any]
-    seconds_before: float  # what earlier sessions took
-    started_at: float = field(default_factory=time.time)
-
-    def write(self, status: str, **more: Any) -> None:
-        seconds = self.seconds_before + time.time() - self.started_at
-        write_record(self.path, {"status": status, **more, "seconds": seconds, **self.facts})
-
-    def done(self, test_set: str, records: list[ImageRecord], steps: int) -> None:
-        self.write("done", steps=steps, test_set=test_set, images=len(records), means=means(records))
-
-    def failed(self, error: BaseException, steps: int) -> None:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        self.write(status, steps=steps, error=f"{type(error).__name__}: {error}")
-
-
 def _cause(error: BaseException, trainer: pl.Trainer) -> BaseException:
     """The error behind what Lightning makes of it: it exits on an interrupt, and a spawned rank's error is a text."""
     if isinstance(error, SystemExit) and trainer.interrupted:
@@ -358,11 +282,11 @@ def _evaluate_checkpoint(config: RunConfig) -> _Outcome:
         "codec_weights": config.evaluation.codec_weights,
         **provenance(),
     }
-    session = _Session(folder / "record.json", facts, seconds_before=0.0)
+    session = Session(folder / "record.json", facts, seconds_before=0.0)
     session.write("running", steps=loaded.step)
     codec = Codec.from_model(loaded.model, weights, portable(trained))
     codec.save(folder / "codec.safetensors", weights)
-    codec.to("cuda" if _on_cuda(config) else "cpu")
+    codec.to("cuda" if on_cuda(config) else "cpu")
     records = evaluate_with_progress(codec, images, folder, show=True)
     write_csv(records, folder / f"{config.test_set.name}.csv")
     session.done(config.test_set.name, records, loaded.step)
