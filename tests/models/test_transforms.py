@@ -60,8 +60,9 @@ def test_strides_are_16_and_4(size):
     assert transforms.synthesis(4, 6)(y).shape == (1, 3, 16 * y.shape[2], 16 * y.shape[3])
 
 
-def test_upsampling_is_the_transposed_jacobian_of_downsampling():
-    down, up = transforms._down(2, 3), transforms._up(3, 2)
+@pytest.mark.parametrize("kind", [nn.ConvTranspose2d, transforms.OutputConvTranspose2d])
+def test_upsampling_is_the_transposed_jacobian_of_downsampling(kind):
+    down, up = transforms._down(2, 3), transforms._up(3, 2, kind)
     with torch.no_grad():
         up.weight.copy_(down.weight)
         up.bias.zero_()
@@ -79,3 +80,14 @@ def test_output_layers_stay_in_float32_under_autocast():
         assert transforms.analysis(4, 6)(x).dtype == torch.float32
         assert transforms.synthesis(4, 6)(torch.rand(1, 6, 2, 2)).dtype == torch.float32
         assert transforms.hyper_synthesis(4, 6)(torch.rand(1, 4, 2, 2)).dtype == torch.float32
+
+
+def test_the_last_layer_of_g_s_is_the_transposed_convolution_of_its_weights():
+    layer = transforms._up(5, 3, transforms.OutputConvTranspose2d).double()
+    x = torch.randn(2, 5, 4, 7, dtype=torch.float64, requires_grad=True)
+    direct = nn.functional.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=2, output_padding=1)
+    torch.testing.assert_close(layer(x), direct)
+    weights = torch.randn_like(direct)
+    (expected,) = torch.autograd.grad((direct * weights).sum(), layer.weight)
+    (found,) = torch.autograd.grad((layer(x) * weights).sum(), layer.weight)
+    torch.testing.assert_close(found, expected)

@@ -1,45 +1,38 @@
 """A trained model frozen for use: image -> bytes -> image."""
 
-import copy
-import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int32, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
+from jaxtyping import Int32, UInt8, UInt16
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperprior.coding import range_coding
-from hyperprior.coding.container import Container, FormatError, check_size, checksum_of
-from hyperprior.coding.tables import FrequencyTables, density_tables, gaussian_tables
-from hyperprior.files import write_aside
-from hyperprior.models.compression import CompressionModel, ScaleHyperprior, build_model
-from hyperprior.models.gaussian import gaussian_bits, scale_index, scale_table, scale_thresholds
+from hyperprior.coding import entropy_coding
+from hyperprior.coding.container import (
+    Container,
+    DamagedFileError,
+    WrongCodecError,
+    check_size,
+    symbols_checksum,
+)
+from hyperprior.coding.entropy_coding import Coder
+from hyperprior.coding.frozen import FrozenModel
+from hyperprior.coding.tiling import Region, tiles, with_surroundings
+from hyperprior.models.compression import STRIDE_Y, STRIDE_Z, CompressionModel, ScaleHyperprior
+from hyperprior.models.gaussian import bound_scale, gaussian_bits
 
-CODEC_FORMAT = "hyperprior-codec-1"
-_TABLE_FIELDS = ("frequencies", "starts", "minimums")
-
-
-@dataclass(frozen=True, eq=False)
-class ScaleTables:
-    """The Gaussian tables, and the standard deviations at which one gives way to the next (ascending).
-
-    Raises ValueError if there is not one threshold between each two tables.
-    """
-
-    tables: FrequencyTables
-    thresholds: Float64[Tensor, "thresholds"]
-
-    def __post_init__(self) -> None:
-        if len(self.thresholds) != len(self.tables) - 1 or not (self.thresholds.diff() > 0).all():
-            raise ValueError(
-                f"{len(self.tables)} tables need one ascending threshold fewer, not {len(self.thresholds)}"
-            )
+# Positions of y on the side of a tile. y is coded in tiles of CODED (part of the file format); the transforms take
+# tiles of TRANSFORMED from images of more than WHOLE positions, 2.4 megapixels.
+CODED_TILE = 128
+TRANSFORMED_TILE = 64
+WHOLE = 96 * 96
+# What a result depends on beside its own position, rounded up to positions of the coarser side: g_a reaches 30 pixels
+# (2 + 4 + 8 + 16 for its four layers), h_a 7 positions of y (1 + 2 + 4), g_s and h_s two positions of y and of z.
+_MARGIN = 2
 
 
 class Symbols(NamedTuple):
@@ -54,29 +47,17 @@ class Symbols(NamedTuple):
 class Codec:
     """Frozen transforms with the frequency tables that belong to them.
 
-    Made by `Codec.from_model` or `Codec.load`, never without its tables. `compress` and `decompress` run in float32 on
-    the device that `to` chose (the CPU at first); from the integers of z to the scales of y both use one function, in
-    float64 on the CPU. `config` says how the model was trained, where that is known.
+    Made by `Codec.from_model` or `Codec.load`, never without its tables. The transforms run where and in the precision
+    that `to` chose (at first the CPU, float32). From the integers of z to the tables of y both sides use one function
+    in exact integer arithmetic, so that a file decodes to the same symbols everywhere.
     """
 
-    def __init__(
-        self,
-        model: CompressionModel,
-        latent_tables: FrequencyTables,
-        scale_tables: ScaleTables | None,
-        config: dict[str, Any] | None = None,
-    ) -> None:
-        if isinstance(model, ScaleHyperprior) != (scale_tables is not None):
-            raise ValueError("a codec needs Gaussian tables if, and only if, its model has a hyperprior")
-        if len(latent_tables) != model.density.channels:
-            raise ValueError(f"{len(latent_tables)} tables for a density of {model.density.channels} channels")
-        self.model = model.eval().requires_grad_(False)
-        self.config = config or {}
-        self._latent_tables = latent_tables
-        self._scale_tables = scale_tables
-        self._exact_hyper_synthesis = (
-            copy.deepcopy(model.hyper_synthesis).cpu().double() if isinstance(model, ScaleHyperprior) else None
-        )
+    def __init__(self, frozen: FrozenModel) -> None:
+        self.frozen = frozen
+        self.model = frozen.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.exact = frozen.exact
+        self._tables_of_y = frozen.latent_tables if frozen.scale_tables is None else frozen.scale_tables
+        self._precision = torch.float32
 
     @classmethod
     def from_model(
@@ -85,20 +66,49 @@ class Codec:
         """Freezes a copy of a model, on the CPU. The model stays as it is and may train on.
 
         `weights` is the precision in which the weights of the transforms will be stored: they are rounded to it here,
-        so that what is measured is what is kept. bfloat16 halves the file.
+        so that what is measured is what is kept. bfloat16 halves the file. The hyper-synthesis is rounded to 16-bit
+        integers either way. Raises FixedPointError if the model's scales cannot be computed exactly.
         """
-        frozen = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        for name, parameter in frozen.named_parameters():
-            if _in_transform(name):
-                parameter.data = parameter.data.to(weights).float()
-        scales = None
-        if isinstance(frozen, ScaleHyperprior):
-            scales = ScaleTables(gaussian_tables(scale_table()), scale_thresholds())
-        return cls(frozen, density_tables(frozen.density), scales, config)
+        return cls(FrozenModel.of(model, weights, config))
 
-    def to(self, device: torch.device | str) -> "Codec":
-        """Moves the transforms to a device and returns the codec."""
-        self.model.to(device)
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Codec":
+        """Reads a codec that `save` wrote. Raises FileNotFoundError, or ValueError if it is not one."""
+        return cls(FrozenModel.load(path))
+
+    def save(self, path: str | PathLike[str], weights: torch.dtype = torch.float32) -> None:
+        """Writes the codec to one safetensors file, architecture and config inside, aside first and then renamed.
+
+        `weights=torch.bfloat16` stores the transforms in half the space; it must be what `from_model` was given.
+        Raises ValueError if the transforms are not exact in that precision.
+        """
+        self.frozen.save(path, weights)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How the model was trained, where that is known."""
+        return self.frozen.config
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Four bytes that tell codecs apart; a file holds those of the codec it was made with."""
+        return self.frozen.fingerprint
+
+    def to(self, device: torch.device | str | None = None, transforms: torch.dtype | None = None) -> "Codec":
+        """Moves the codec to a device, sets the precision of its transforms, and returns it.
+
+        With `transforms=torch.bfloat16` all layers but the last of g_a, h_a and g_s run in bfloat16. Neither changes
+        what a file decodes to but for the rounding of pixels.
+        """
+        if device is not None:
+            self.model.to(device)
+            if self.exact is not None:
+                # Where there is no float64 (Apple's GPUs), the exact part stays on the CPU.
+                self.exact.to("cpu" if self.device.type == "mps" else self.device)
+        if transforms is not None:
+            if transforms not in (torch.float32, torch.bfloat16):
+                raise ValueError(f"transforms run in torch.float32 or torch.bfloat16, not {transforms}")
+            self._precision = transforms
         return self
 
     @property
@@ -107,63 +117,133 @@ class Codec:
         return self.model.density.medians.device
 
     @torch.inference_mode()
-    def compress(self, image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    def compress(self, image: UInt8[np.ndarray, "H W 3"], coder: Coder = "range") -> bytes:
         """The content of a file that holds an 8-bit RGB image.
 
-        Raises ValueError if the array is something else or too large, or the model's response to it is not finite.
+        `coder="binary"` codes bit by bit, as the paper does; the file says so and is as long to 0.2 %.
+
+        Raises ValueError if the array is something else or too large (ImageSizeError), or the model's response to it is
+        not finite.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"an image is an 8-bit array of H x W x 3, not {image.dtype} of {image.shape}")
         height, width = image.shape[:2]
         check_size(width, height)
-        with _float32_convolutions():
-            y = self.model.analyze(to_tensor(image).to(self.device))
-            z = self.model.hyper_analyze(y) if isinstance(self.model, ScaleHyperprior) else None
-        medians = self.model.density.medians
+        y, z = self.latents(image)
         if z is None:
-            symbols_z, z_bytes = np.empty((0, 0, 0), np.int32), b""
-            symbols_y = _round_to_symbols(y, medians)
+            symbols_z, symbols_y = np.empty((0, 0, 0), np.int32), _round_to_symbols(y, self.model.density.medians)
         else:
-            symbols_z, symbols_y = _round_to_symbols(z, medians), _round_to_symbols(y, None)
-            z_bytes = range_coding.encode(symbols_z.reshape(-1), _channels(symbols_z.shape), self._latent_tables)
-        indexes, tables = self._tables_of_y(symbols_z, symbols_y.shape)
-        y_bytes = range_coding.encode(symbols_y.reshape(-1), indexes, tables)
-        return Container(width, height, checksum_of(symbols_z, symbols_y), z_bytes, y_bytes).to_bytes()
+            symbols_z, symbols_y = _round_to_symbols(z, self.model.density.medians), _round_to_symbols(y, None)
+        symbols = Symbols(symbols_z, symbols_y, height, width)
+        return self.encode(symbols, coder)
+
+    def encode(self, symbols: Symbols, coder: Coder = "range") -> bytes:
+        """The content of a file that holds these integers: the second half of `compress`."""
+        z_bytes = b""
+        if self.exact is not None:
+            z_chunk = (symbols.z.reshape(-1), _channels(symbols.z.shape))
+            z_bytes = entropy_coding.encode([z_chunk], self.frozen.latent_tables, coder)
+        shape_y = symbols.y.shape
+        y_chunks = (
+            (np.ascontiguousarray(symbols.y[:, *tile.slices]).reshape(-1), self.indexes_of(symbols.z, shape_y, tile))
+            for tile in _coded_tiles(shape_y)
+        )
+        y_bytes = entropy_coding.encode(y_chunks, self._tables_of_y, coder)
+        checksum = symbols_checksum(symbols.z, symbols.y)
+        container = Container(symbols.width, symbols.height, coder, self.fingerprint, checksum, z_bytes, y_bytes)
+        return container.to_bytes()
 
     def decompress(self, data: bytes) -> UInt8[np.ndarray, "H W 3"]:
         """The 8-bit RGB image in a file's content.
 
-        Raises FormatError if the content is damaged or was not made with this codec.
+        Raises the FormatError that says what is wrong if the content is damaged or was not made with this codec.
         """
         return self.reconstruct(self.decode(data))
 
     def decode(self, data: bytes) -> Symbols:
-        """The integers in a file's content. Raises FormatError as `decompress` does."""
+        """The integers in a file's content: the first half of `decompress`. Raises FormatError as that does."""
         container = Container.from_bytes(data)
+        if container.fingerprint != self.fingerprint:
+            raise WrongCodecError(
+                f"the file was made with the codec {container.fingerprint.hex()}, this one is {self.fingerprint.hex()}"
+            )
         shape_y, shape_z = self.model.latent_shapes(container.height, container.width)
+        coder = container.coder
         try:
-            if self._scale_tables is None:
-                symbols_z = np.empty((0, 0, 0), np.int32)
-            else:
-                symbols_z = range_coding.decode(container.z, _channels(shape_z), self._latent_tables).reshape(shape_z)
-            indexes, tables = self._tables_of_y(symbols_z, shape_y)
-            symbols_y = range_coding.decode(container.y, indexes, tables).reshape(shape_y)
+            symbols_z = np.empty((0, 0, 0), np.int32)
+            if self.exact is not None:
+                (flat_z,) = entropy_coding.decode(container.z, [_channels(shape_z)], self.frozen.latent_tables, coder)
+                symbols_z = flat_z.reshape(shape_z)
+            regions = _coded_tiles(shape_y)
+            indexes = (self.indexes_of(symbols_z, shape_y, tile) for tile in regions)
+            symbols_y = np.empty(shape_y, np.int32)
+            chunks = entropy_coding.decode(container.y, indexes, self._tables_of_y, coder)
+            for tile, chunk in zip(regions, chunks, strict=True):
+                rows, columns = tile.slices
+                symbols_y[:, rows, columns] = chunk.reshape(len(symbols_y), rows.stop - rows.start, -1)
         except ValueError as error:
-            raise FormatError(f"{error}, or they were made with another codec") from error
-        if checksum_of(symbols_z, symbols_y) != container.checksum:
-            raise FormatError("the symbols' checksum does not agree: the file was made with another codec")
+            raise DamagedFileError(f"the file is damaged: {error}") from error
+        if symbols_checksum(symbols_z, symbols_y) != container.symbols_checksum:
+            raise DamagedFileError("the file is damaged: its symbols do not agree with their checksum")
         return Symbols(symbols_z, symbols_y, container.height, container.width)
 
     @torch.inference_mode()
     def reconstruct(self, symbols: Symbols) -> UInt8[np.ndarray, "H W 3"]:
-        """The 8-bit RGB image that decoded integers stand for."""
-        with _float32_convolutions():
-            return to_image(self.model.synthesize(self.y_hat(symbols), symbols.height, symbols.width))
+        """The 8-bit RGB image that decoded integers stand for: the second half of `decompress`."""
+        rows, columns = symbols.y.shape[1:]
+        image = np.empty((symbols.height, symbols.width, 3), np.uint8)
+
+        def synthesize(outer: Region) -> Tensor:
+            y_hat = self._y_hat(symbols.y[:, *outer.slices]).contiguous(memory_format=torch.channels_last)
+            _, _, h, w = y_hat.shape
+            return self.model.synthesize(y_hat, STRIDE_Y * h, STRIDE_Y * w)
+
+        with self._precise():
+            for tile in _transform_tiles(rows, columns):
+                x_hat = with_surroundings(synthesize, tile, rows, columns, _MARGIN, STRIDE_Y)
+                target = image[tile.times(STRIDE_Y).slices]
+                target[...] = to_image(x_hat[..., : target.shape[0], : target.shape[1]])
+        return image
 
     def y_hat(self, symbols: Symbols) -> Tensor:
         """The values that g_s is given: 1 x M x h x w, on the codec's device."""
-        offsets = None if isinstance(self.model, ScaleHyperprior) else self.model.density.medians
-        return _to_values(symbols.y, offsets).to(self.device)
+        return self._y_hat(symbols.y)
+
+    def _y_hat(self, symbols_y: Int32[np.ndarray, "M h w"]) -> Tensor:
+        values = torch.tensor(symbols_y).float()[None]
+        if self.exact is None:
+            values += self.model.density.medians.cpu()[:, None, None]
+        return values.to(self.device)
+
+    def sigma(self, symbols_z: Int32[np.ndarray, "N k l"], shape_y: tuple[int, ...], tile: Region) -> Tensor:
+        """The standard deviations of a tile of y (M x rows x columns, float32), within the bounds of their table.
+
+        What decides a table's index in exact arithmetic, as a number. Raises ValueError without a hyperprior.
+        """
+        if self.exact is None:
+            raise ValueError("the factorized-prior model has no scales")
+        return bound_scale(self._from_z(self.exact.sigma, symbols_z, shape_y, tile).float())
+
+    def indexes_of(
+        self, symbols_z: Int32[np.ndarray, "N k l"], shape_y: tuple[int, ...], tile: Region
+    ) -> UInt16[np.ndarray, "positions"]:
+        """Which table each element of a tile of y has: by its channel, or by its scale, given the integers of z."""
+        if self.exact is None:
+            rows, columns = tile.slices
+            return _channels((shape_y[0], rows.stop - rows.start, columns.stop - columns.start))
+        indexes = self._from_z(self.exact, symbols_z, shape_y, tile)
+        return indexes.reshape(-1).cpu().numpy().astype(np.uint16)
+
+    @torch.inference_mode()
+    def _from_z(self, function: Any, symbols_z: NDArray[np.int32], shape_y: tuple[int, ...], tile: Region) -> Tensor:
+        """A tile of what h_s makes of z. Tiles begin at whole positions of z and end there or at the border."""
+        assert self.exact is not None
+        z = torch.from_numpy(symbols_z).to(self.exact.device)
+        _, rows, columns = z.shape
+        full = with_surroundings(
+            lambda outer: function(z[:, *outer.slices]), tile.over(STRIDE_Z), rows, columns, _MARGIN, STRIDE_Z
+        )
+        return full[:, : tile.bottom - tile.top, : tile.right - tile.left]
 
     @torch.inference_mode()
     def information(self, symbols: Symbols) -> tuple[float, float]:
@@ -171,79 +251,50 @@ class Codec:
 
         The file may hold a little less: an escape is cheaper than the far tail of a Gaussian.
         """
-        y_hat = self.y_hat(symbols)
-        if not isinstance(self.model, ScaleHyperprior):
-            return float(self.model.density(y_hat).sum()), 0.0
-        z_hat = _to_values(symbols.z, self.model.density.medians).to(self.device)
-        sigma = self.model.scales(z_hat, *symbols.y.shape[1:])
-        return float(gaussian_bits(y_hat, sigma).sum()), float(self.model.density(z_hat).sum())
+        density = self.model.density
+        if self.exact is None:
+            return float(density(self.y_hat(symbols)).sum(dtype=torch.float64)), 0.0
+        bits_y = 0.0
+        for tile in _coded_tiles(symbols.y.shape):
+            y_hat = self._y_hat(symbols.y[:, *tile.slices])[0]
+            sigma = self.sigma(symbols.z, symbols.y.shape, tile).to(self.device)
+            bits_y += float(gaussian_bits(y_hat, sigma).sum(dtype=torch.float64))
+        z_hat = torch.tensor(symbols.z).float().to(self.device) + density.medians[:, None, None]
+        return bits_y, float(density(z_hat[None]).sum(dtype=torch.float64))
 
-    def scale_indexes(
-        self, symbols_z: Int32[np.ndarray, "N k l"], rows: int, columns: int
-    ) -> Int32[np.ndarray, "positions"]:
-        """The table of each element of y, from the integers of z alone: sigma = h_s(z-hat), then the nearest scale.
+    @torch.inference_mode()
+    def latents(self, image: UInt8[np.ndarray, "H W 3"]) -> tuple[Tensor, Tensor | None]:
+        """y and z before rounding, M x h x w and N x k x l; z is None without a hyperprior."""
+        model = self.model
+        (M, h, w), (N, k, l) = model.latent_shapes(*image.shape[:2])  # noqa: E741
 
-        In float64, where another order of summation moves sigma by some 10^-15 of its size.
-        """
-        assert self._exact_hyper_synthesis is not None
-        assert self._scale_tables is not None
-        with torch.inference_mode():
-            z_hat = _to_values(symbols_z, self.model.density.medians).double()
-            sigma = self._exact_hyper_synthesis(z_hat)[..., :rows, :columns]
-            return scale_index(sigma, self._scale_tables.thresholds).reshape(-1).to(torch.int32).numpy()
+        def analyze(outer: Region) -> Tensor:
+            x = to_tensor(image[outer.times(STRIDE_Y).slices]).to(self.device)
+            return model.analyze(x.contiguous(memory_format=torch.channels_last))[0]
 
-    def _tables_of_y(
-        self, symbols_z: Int32[np.ndarray, "N k l"], shape_y: tuple[int, ...]
-    ) -> tuple[Int32[np.ndarray, "positions"], FrequencyTables]:
-        """Which table each element of y has, and the tables: by its channel, or by its scale given z."""
-        if self._scale_tables is None:
-            return _channels(shape_y), self._latent_tables
-        return self.scale_indexes(symbols_z, *shape_y[1:]), self._scale_tables.tables
+        y = torch.empty((M, h, w), device=self.device)
+        with self._precise():
+            for tile in _transform_tiles(h, w):
+                y[:, *tile.slices] = with_surroundings(analyze, tile, h, w, _MARGIN)
+            if not isinstance(model, ScaleHyperprior):
+                return y, None
+            hyper_analyze = model.hyper_analyze
+            z = torch.empty((N, k, l), device=self.device)
+            for tile in tiles(k, l, CODED_TILE // STRIDE_Z):
+                z[:, *tile.slices] = with_surroundings(
+                    lambda outer: hyper_analyze(y[None, :, *outer.times(STRIDE_Z).slices])[0], tile, k, l, _MARGIN
+                )
+        return y, z
 
-    def save(self, path: str | PathLike[str], weights: torch.dtype = torch.float32) -> None:
-        """Writes the codec to one safetensors file, architecture and config inside, aside first and then renamed.
-
-        `weights=torch.bfloat16` stores the transforms in half the space; it must be what `from_model` was given.
-        Raises ValueError if the transforms are not exact in that precision.
-        """
-        tensors = {}
-        for name, tensor in self.model.state_dict().items():
-            stored = tensor.cpu().to(weights if _in_transform(name) else torch.float32).contiguous()
-            if not torch.equal(stored.float(), tensor.cpu()):
-                raise ValueError(f"{name} is not exact in {weights}: freeze with Codec.from_model(model, {weights})")
-            tensors[name] = stored
-        stored_tables = {"latent": self._latent_tables}
-        if self._scale_tables is not None:
-            stored_tables["gaussian"] = self._scale_tables.tables
-            tensors["thresholds"] = self._scale_tables.thresholds
-        for kind, tables in stored_tables.items():
-            for field in _TABLE_FIELDS:
-                tensors[f"tables.{kind}.{field}"] = torch.from_numpy(getattr(tables, field))
-        metadata = {"architecture": self.model.architecture, "config": self.config}
-        with write_aside(path) as aside:
-            texts = {name: json.dumps(value) for name, value in metadata.items()}
-            aside.write_bytes(serialize(tensors, {"format": CODEC_FORMAT, **texts}))
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> "Codec":
-        """Reads a codec that `save` wrote. Raises FileNotFoundError, or ValueError if it is not one."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no codec file at {path}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if metadata.get("format") != CODEC_FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')!r}, not {CODEC_FORMAT!r}")
-            model = build_model(**json.loads(metadata["architecture"]))
-            scales = None
-            if isinstance(model, ScaleHyperprior):
-                scales = ScaleTables(_take_tables(tensors, "gaussian"), tensors.pop("thresholds"))
-            latent = _take_tables(tensors, "latent")
-            model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-            return cls(model, latent, scales, json.loads(metadata["config"]))
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{path} is not a codec: {error}") from error
+    @contextmanager
+    def _precise(self) -> Iterator[None]:
+        """The transforms' precision; on CUDA, convolutions in float32 and not in TF32, whose ten bits would show."""
+        reduced = self._precision != torch.float32
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=reduced))
+            if self.device.type == "cuda":
+                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            yield
 
 
 def to_tensor(image: UInt8[np.ndarray, "H W 3"]) -> Tensor:
@@ -257,34 +308,29 @@ def to_image(x: Tensor) -> UInt8[np.ndarray, "H W 3"]:
     return levels.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def _float32_convolutions() -> Any:
-    """On CUDA, convolutions in float32 and not in TF32, whose ten bits would show in the pixels."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+def _transform_tiles(rows: int, columns: int) -> Iterator[Region]:
+    """How the transforms take the positions of y: all at once, or in tiles."""
+    return tiles(rows, columns, TRANSFORMED_TILE if rows * columns > WHOLE else max(rows, columns))
 
 
-def _take_tables(tensors: dict[str, Tensor], kind: str) -> FrequencyTables:
-    return FrequencyTables(**{field: tensors.pop(f"tables.{kind}.{field}").numpy() for field in _TABLE_FIELDS})
+def _coded_tiles(shape_y: tuple[int, ...]) -> list[Region]:
+    """How y is cut for coding."""
+    _, rows, columns = shape_y
+    return list(tiles(rows, columns, CODED_TILE))
 
 
-def _channels(shape: tuple[int, ...]) -> Int32[np.ndarray, "positions"]:
+def _channels(shape: tuple[int, ...]) -> UInt16[np.ndarray, "positions"]:
     """The channel of each element of a C x h x w array."""
     channels, rows, columns = shape
-    return np.repeat(np.arange(channels, dtype=np.int32), rows * columns)
-
-
-def _in_transform(name: str) -> bool:
-    return "analysis." in name or "synthesis." in name
+    return np.repeat(np.arange(channels, dtype=np.uint16), rows * columns)
 
 
 def _round_to_symbols(values: Tensor, medians: Tensor | None) -> Int32[np.ndarray, "C h w"]:
-    offsets = 0 if medians is None else medians[:, None, None]
-    rounded = (values[0] - offsets).round()
+    """Rounds, in place: an image of a hundred megapixels has 75 million latents."""
+    if medians is not None:
+        values -= medians[:, None, None]
+    low, high = torch.aminmax(values.round_())
     # Inside int32 with room for an offset; a finite image cannot come near it through a trained model.
-    if not (rounded.abs() < 2**30).all():
+    if not (low > -(2**30) and high < 2**30):
         raise ValueError("the model's response to this image is not finite or beyond 2^30: is the model trained?")
-    return rounded.to(torch.int32).cpu().numpy()
-
-
-def _to_values(symbols: Int32[np.ndarray, "C h w"], medians: Tensor | None) -> Tensor:
-    values = torch.tensor(symbols).float()[None]
-    return values if medians is None else values + medians.cpu()[:, None, None]
+    return values.to(torch.int32).cpu().numpy()

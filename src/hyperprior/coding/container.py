@@ -1,16 +1,15 @@
-"""The file format: what stands around the coded latents.
+"""The file format: what stands around the coded latents. docs/file-format.md specifies it.
 
-    4 bytes   "HYPR"
-    1 byte    version, 1
-    4 bytes   width of the image in pixels
-    4 bytes   height of the image in pixels
-    4 bytes   number of bytes that code z (0 for the factorized-prior model)
-    4 bytes   CRC-32 of the symbols of z, then of y, as 32-bit little-endian integers
+    3 bytes   "HYP"
+    1 byte    version (high four bits) and coder (low four)
+    4 bytes   fingerprint of the codec
     4 bytes   CRC-32 of all other bytes of the file
+    2 bytes   low half of the CRC-32 of the symbols of z, then of y
+    varints   width and height of the image, and the number of four-byte words that code z
     ...       z, then y
 
-All numbers are unsigned and little-endian. The last checksum is checked first, before anything is decoded or allocated:
-it finds damage. The one of the symbols finds another codec, or a machine on which this one decodes otherwise.
+The checksum of the file is verified before anything is decoded or allocated: it finds damage. The fingerprint finds
+another codec. The checksum of the symbols finds a decoder that goes wrong in spite of both.
 """
 
 import struct
@@ -20,17 +19,42 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32
 
-MAGIC = b"HYPR"
+from hyperprior.coding.entropy_coding import Coder
+from hyperprior.models.compression import STRIDE_Y
+
+MAGIC = b"HYP"
 VERSION = 1
-_HEADER = struct.Struct("<4sB4I")
-_FILE_CHECKSUM = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size + _FILE_CHECKSUM.size
-# More than any camera's.
-MAXIMUM_PIXELS = 1 << 28
+FINGERPRINT_BYTES = 4
+_FIXED = struct.Struct(f"<3sB{FINGERPRINT_BYTES}sIH")
+_CRC_AT = 8
+_CODERS: dict[int, Coder] = {0: "range", 1: "binary"}
+WORD_BYTES = 4
+# Of y; one stands for 16 x 16 pixels. 2^20 of them are 268 megapixels: more than any camera's.
+MAXIMUM_POSITIONS = 1 << 20
 
 
 class FormatError(ValueError):
     """The bytes are not a compressed image that this codec can decode."""
+
+
+class NotCompressedImageError(FormatError):
+    """The bytes are no hyperprior file."""
+
+
+class LaterVersionError(FormatError):
+    """The file was written by a later version of this program."""
+
+
+class DamagedFileError(FormatError):
+    """The file was truncated, extended or altered."""
+
+
+class WrongCodecError(FormatError):
+    """The file was made with another codec."""
+
+
+class ImageSizeError(FormatError):
+    """The image has no pixels, or more than the format allows."""
 
 
 @dataclass(frozen=True)
@@ -39,41 +63,97 @@ class Container:
 
     width: int
     height: int
-    checksum: int
+    coder: Coder
+    fingerprint: bytes
+    symbols_checksum: int
     z: bytes
     y: bytes
 
     def to_bytes(self) -> bytes:
-        """The file's content. Raises FormatError for an image of no pixels or of more than 2^28."""
+        """The file's content. Raises ImageSizeError as `check_size` does."""
         check_size(self.width, self.height)
-        header = _HEADER.pack(MAGIC, VERSION, self.width, self.height, len(self.z), self.checksum)
-        body = self.z + self.y
-        return header + _FILE_CHECKSUM.pack(zlib.crc32(body, zlib.crc32(header))) + body
+        (coder_number,) = (number for number, name in _CODERS.items() if name == self.coder)
+        fixed = _FIXED.pack(MAGIC, VERSION << 4 | coder_number, self.fingerprint, 0, self.symbols_checksum)
+        data = bytearray(fixed + b"".join(map(_varint, (self.width, self.height, len(self.z) // WORD_BYTES))))
+        data += self.z + self.y
+        data[_CRC_AT : _CRC_AT + 4] = file_checksum(data).to_bytes(4, "little")
+        return bytes(data)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Container":
-        """Takes a file's content apart. Raises FormatError if it is not one."""
-        if len(data) < HEADER_BYTES or data[:4] != MAGIC:
-            raise FormatError("not a hyperprior file: it does not begin with HYPR and a whole header")
-        _, version, width, height, z_length, checksum = _HEADER.unpack_from(data)
+        """Takes a file's content apart. Raises the FormatError that says what is wrong with it."""
+        if data[:3] != MAGIC:
+            raise NotCompressedImageError("not a hyperprior file: it does not begin with HYP")
+        if len(data) < _FIXED.size:
+            raise DamagedFileError("the file is damaged: it ends within its header")
+        _, kind, fingerprint, crc, symbols_checksum = _FIXED.unpack_from(data)
+        version, coder_number = kind >> 4, kind & 15
         if version != VERSION:
-            raise FormatError(f"the file has version {version}; this program reads version {VERSION}")
-        (file_checksum,) = _FILE_CHECKSUM.unpack_from(data, _HEADER.size)
-        body = data[HEADER_BYTES:]
-        if zlib.crc32(body, zlib.crc32(data[: _HEADER.size])) != file_checksum:
-            raise FormatError("the file is damaged: its checksum does not agree")
+            raise LaterVersionError(f"the file has version {version}; this program reads version {VERSION}")
+        if file_checksum(data) != crc:
+            raise DamagedFileError("the file is damaged: it was cut, extended or altered (its checksum does not agree)")
+        if coder_number not in _CODERS:
+            raise LaterVersionError(f"the file needs coder {coder_number}, which this program does not know")
+        width, at = _read_varint(data, _FIXED.size)
+        height, at = _read_varint(data, at)
+        words, at = _read_varint(data, at)
         check_size(width, height)
-        if z_length > len(body):
-            raise FormatError("the file is damaged: z is longer than the file")
-        return cls(width, height, checksum, body[:z_length], body[z_length:])
+        end = at + words * WORD_BYTES
+        if end > len(data) or (len(data) - end) % WORD_BYTES:
+            raise DamagedFileError("the file is damaged: its parts do not add up to its length")
+        coder = _CODERS[coder_number]
+        return cls(width, height, coder, fingerprint, symbols_checksum, data[at:end], data[end:])
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of the file that code neither z nor y."""
+        return _FIXED.size + sum(len(_varint(n)) for n in (self.width, self.height, len(self.z) // WORD_BYTES))
 
 
-def checksum_of(z: Int32[np.ndarray, "*shape_z"], y: Int32[np.ndarray, "*shape_y"]) -> int:
-    """CRC-32 of the symbols."""
-    return zlib.crc32(y.astype("<i4").tobytes(), zlib.crc32(z.astype("<i4").tobytes()))
+def file_checksum(data: bytes | bytearray) -> int:
+    """CRC-32 of a file's content without the four bytes that hold it."""
+    return zlib.crc32(data[_CRC_AT + 4 :], zlib.crc32(data[:_CRC_AT]))
+
+
+def symbols_checksum(z: Int32[np.ndarray, "*shape_z"], y: Int32[np.ndarray, "*shape_y"]) -> int:
+    """The low 16 bits of the CRC-32 of the symbols, as 32-bit little-endian integers."""
+    return zlib.crc32(_little_endian(y), zlib.crc32(_little_endian(z))) & 0xFFFF
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises FormatError for an image of no pixels or of more than 2^28."""
-    if not 0 < width * height <= MAXIMUM_PIXELS:
-        raise FormatError(f"an image of {width}x{height} pixels is outside 1 to {MAXIMUM_PIXELS} pixels")
+    """Raises ImageSizeError for an image of no pixels, or of more than 2^20 blocks of 16 x 16."""
+    if width < 1 or height < 1:
+        raise ImageSizeError(f"an image of {width}x{height} pixels is empty")
+    if -(-width // STRIDE_Y) * -(-height // STRIDE_Y) > MAXIMUM_POSITIONS:
+        limit = MAXIMUM_POSITIONS * STRIDE_Y * STRIDE_Y
+        raise ImageSizeError(
+            f"an image of {width}x{height} pixels is above the limit of {limit} (in whole 16x16 blocks)"
+        )
+
+
+def _little_endian(symbols: Int32[np.ndarray, "*shape"]) -> memoryview:
+    return np.ascontiguousarray(symbols, dtype="<i4").reshape(-1).view(np.uint8).data
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; the highest bit of a byte says that another follows."""
+    data = bytearray()
+    while number >= 0x80:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    data.append(number)
+    return bytes(data)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at a byte, below 2^35, and where the next one begins."""
+    number = 0
+    for shift in range(0, 35, 7):
+        if at >= len(data):
+            break
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+    raise DamagedFileError("the file is damaged: a number in its header does not end")

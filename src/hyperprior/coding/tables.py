@@ -61,6 +61,11 @@ class FrequencyTables:
         return self.frequencies[self.starts[table] : self.starts[table + 1]]
 
     @cached_property
+    def escapes(self) -> Int32[np.ndarray, "T"]:
+        """The entry of each table's escape: its last."""
+        return np.diff(self.starts) - np.int32(1)
+
+    @cached_property
     def models(self) -> list[constriction.stream.model.Categorical]:
         """The tables as models of the range coder.
 

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from hyperprior.coding.codec import Codec
-from hyperprior.coding.container import HEADER_BYTES, Container
+from hyperprior.coding.container import Container
 from hyperprior.evaluation.metrics import bits_per_pixel, decibels, ms_ssim, psnr_db
 from hyperprior.files import write_aside
 
@@ -86,7 +86,7 @@ def evaluate_image(codec: Codec, image: NamedImage, folder: Path) -> ImageRecord
         width=width,
         height=height,
         bytes=size,
-        header_bytes=HEADER_BYTES,
+        header_bytes=container.header_bytes,
         y_bytes=len(container.y),
         z_bytes=len(container.z),
         bpp=bits_per_pixel(size, width, height),

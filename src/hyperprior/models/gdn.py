@@ -38,4 +38,7 @@ class GDN(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         pool = F.conv2d(x * x, self.gamma[:, :, None, None], self.beta)
-        return x * (pool.sqrt() if self.inverse else pool.rsqrt())
+        if torch.is_grad_enabled():
+            return x * (pool.sqrt() if self.inverse else pool.rsqrt())
+        # The same in place: these are a network's largest arrays, and memory is what they wait for.
+        return (pool.sqrt_() if self.inverse else pool.rsqrt_()).mul_(x)

@@ -1,6 +1,7 @@
 """The four transforms of figure 4. N filters inside, M channels in y."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,13 +21,24 @@ class OutputConv2d(nn.Conv2d):
 
 
 class OutputConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution that stays in float32 under autocast: g_s's last layer makes the pixels."""
+    """A transposed convolution (5x5, stride 1/2) that stays in float32 under autocast: g_s's last layer makes the
+    pixels.
+
+    It is computed as a 3x3 convolution whose outputs are the four phases of every channel, interleaved afterwards:
+    libraries are slow at transposed convolutions with as few as three outputs. Output 2 j + p is the sum over
+    d = -1, 0, 1 of input j + d with kernel element 2 + p - 2 d, where there is such an element.
+    """
 
     def forward(
         self, input: Float[Tensor, "B C H W"], output_size: list[int] | None = None
     ) -> Float[Tensor, "B D h w"]:
         with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.to(self.weight.dtype), output_size)
+            channels_in, channels_out = self.weight.shape[:2]
+            # Element 2 a + p, for a = 0, 1, 2 and p = 0, 1 in both directions, goes to phase p and place d = 1 - a.
+            elements = F.pad(self.weight, (0, 1, 0, 1)).reshape(channels_in, channels_out, 3, 2, 3, 2).flip(2, 4)
+            kernel = elements.permute(1, 3, 5, 0, 2, 4).reshape(4 * channels_out, channels_in, 3, 3)
+            bias = None if self.bias is None else self.bias.repeat_interleave(4)
+            return F.pixel_shuffle(F.conv2d(input.to(self.weight.dtype), kernel, bias, padding=1), 2)
 
 
 def _down(channels_in: int, channels_out: int, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:

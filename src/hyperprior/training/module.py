@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from hyperprior.allocator import keep_freed_memory
 from hyperprior.models.compression import CompressionModel
-from hyperprior.training.allocator import keep_freed_memory
 from hyperprior.training.losses import LossName, rate_distortion
 
 # What the data loader collates to: crops, uint8 B x 3 x H x W, and the seeds of their noise, int64 B.
