@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
+COMPRESSED_SUFFIX = ".hyp"
+
 
 def put_in_place(aside: Path, target: Path) -> None:
     """Renames a written file to its place, once its content is on the disk and would survive a loss of power."""

@@ -1,14 +1,16 @@
 """Image files: which ones there are and how they are read."""
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 
+_SRGB = ImageCms.createProfile("sRGB")
 
 # What Pillow raises for a damaged file, by format: a broken PNG chunk is a SyntaxError, a bad PPM header a ValueError.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -51,20 +53,50 @@ def find_images(root: Path, smallest_side: int) -> list[Path]:
     return usable
 
 
-def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """A whole image as 8-bit RGB, turned as its EXIF orientation says. Raises one of DAMAGE if it is damaged."""
-    with Image.open(path) as image:
+def read_rgb(source: Path | BytesIO) -> UInt8[np.ndarray, "H W 3"]:
+    """A whole image as 8-bit sRGB, turned as its EXIF orientation says; `to_rgb` has the rules.
+
+    Raises one of DAMAGE if it is damaged.
+    """
+    with Image.open(source) as image:
         return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as 8-bit RGB: 16-bit grey is scaled (Pillow would cut it off at 255), alpha is dropped.
+    """Any image as 8-bit sRGB.
+
+    16-bit grey is scaled and rounded (Pillow would cut it off at 255); of 16-bit colour Pillow reads the high bytes.
+    Colours are converted from the embedded ICC profile to sRGB; without a profile, or with a broken one, they are taken
+    to be sRGB. Transparent pixels are blended onto white.
 
     Raises ValueError for floating-point pixels, whose range is not known.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels")
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):
         levels = (np.asarray(image).astype(np.float64).clip(0, 65535) / 257).round()
         image = Image.fromarray(levels.astype(np.uint8))
-    return image.convert("RGB")
+    alpha = None
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+    if alpha is not None or image.mode not in ("L", "RGB", "CMYK", "LAB"):
+        image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
+    if profile:
+        image = _to_srgb(image, profile)
+    rgb = image.convert("RGB")
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return rgb
+    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """An image whose colours are those of an ICC profile, in sRGB."""
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return image  # as most are; the conversion would only add rounding
+        converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError):
+        return image  # broken, or for another kind of pixels
+    return image if converted is None else converted

@@ -74,15 +74,23 @@ def kodak_sums() -> dict[str, str]:
 
 
 def folder(root: Path | None = None, url: str | None = None) -> list[TestImage]:
-    """All images below `root`, named by their path in it; tiny and broken ones are skipped with a warning.
+    """All images below `root` of 161 pixels or more on a side, as `images_below` finds them.
 
-    Raises NoImagesError if `root` is not given or has no image of 161 pixels or more on a side.
+    Raises NoImagesError if `root` is not given or has none.
     """
     if root is None:
         raise NoImagesError("test_set=folder needs test_set.root=DIR")
+    return images_below(root, SMALLEST_SIDE)
+
+
+def images_below(root: Path, smallest_side: int) -> list[TestImage]:
+    """All images below `root`, named by their path in it; smaller and broken ones are skipped with a warning.
+
+    Raises NoImagesError if none is left.
+    """
     images = []
     taken: set[str] = set()
-    for path in find_images(root, SMALLEST_SIDE):
+    for path in find_images(root, smallest_side):
         try:  # a whole header does not make a whole image, and training is long
             read_rgb(path)
         except DAMAGE as error:

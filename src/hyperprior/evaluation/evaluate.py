@@ -15,9 +15,7 @@ from PIL import Image
 from hyperprior.coding.codec import Codec
 from hyperprior.coding.container import Container
 from hyperprior.evaluation.metrics import bits_per_pixel, decibels, ms_ssim, psnr_db
-from hyperprior.files import write_aside
-
-FILE_SUFFIX = ".hyp"
+from hyperprior.files import COMPRESSED_SUFFIX, write_aside
 
 
 @runtime_checkable
@@ -64,7 +62,7 @@ def evaluate_image(codec: Codec, image: NamedImage, folder: Path) -> ImageRecord
     """Codes one image to `folder`/bitstreams, decodes that file to `folder`/reconstructions (PNG) and measures both."""
     original = image.read()
     height, width = original.shape[:2]
-    file = folder / "bitstreams" / (image.name + FILE_SUFFIX)
+    file = folder / "bitstreams" / (image.name + COMPRESSED_SUFFIX)
     start = time.perf_counter()
     coded = codec.compress(original)
     encoded = time.perf_counter()

@@ -12,30 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from hyperprior.coding.codec import Codec
-from hyperprior.evaluation.evaluate import ImageRecord, NamedImage, evaluate, means, write_csv
+from hyperprior.evaluation.evaluate import ImageRecord, NamedImage, means, write_csv
+from hyperprior.evaluation.progress import evaluate_with_progress
+from hyperprior.files import put_in_place
 from hyperprior.training.module import CompressionModule
-
-
-def _evaluation_progress(show: bool) -> Progress:
-    return Progress(
-        TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-        TimeElapsedColumn(), transient=True, disable=not show,
-    )  # fmt: skip
-
-
-def evaluate_with_progress(codec: Codec, images: Sequence[NamedImage], folder: Path, show: bool) -> list[ImageRecord]:
-    """`evaluate`, with a progress bar if `show`."""
-    done: list[ImageRecord] = []
-    with _evaluation_progress(show) as progress:
-        task = progress.add_task("", total=len(images))
-
-        def on_image(record: ImageRecord) -> None:
-            done.append(record)
-            summary = means(done)
-            text = f"bpp {summary['bpp']:.3f}  PSNR {summary['psnr_db']:.2f} dB"
-            progress.update(task, advance=1, description=text)
-
-        return evaluate(codec, images, folder, on_image)
 
 
 class BitstreamEvaluation(pl.Callback):
@@ -99,6 +79,33 @@ def gather(records: list[ImageRecord]) -> list[ImageRecord]:
     shares: list[list[ImageRecord]] = [[] for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(shares, records)
     return [record for share in shares for record in share]
+
+
+class LastCheckpoint(pl.Callback):
+    """Keeps one checkpoint at `path`: the state after every `every_n_steps`-th step and after the last one.
+
+    It is written beside `path` and renamed, so that at any moment `path` is a whole checkpoint.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int) -> None:
+        self.path = path
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step < trainer.max_steps:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        aside = self.path.with_name(f".{self.path.name}.tmp")
+        # On every rank, since it gathers and waits; False: with the optimizer's state.
+        trainer.save_checkpoint(aside, weights_only=False)
+        if trainer.is_global_zero:
+            put_in_place(aside, self.path)
 
 
 class FailureRecord(pl.Callback):

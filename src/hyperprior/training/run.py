@@ -29,11 +29,12 @@ from hyperprior.data.folders import FolderImages
 from hyperprior.data.images import NoImagesError
 from hyperprior.data.test_sets import TEST_SETS, TestImage
 from hyperprior.evaluation.evaluate import ImageRecord, means, read_csv, write_csv
+from hyperprior.evaluation.progress import evaluate_with_progress
 from hyperprior.evaluation.summary import results_table
 from hyperprior.files import write_aside
 from hyperprior.models.compression import CompressionModel, build_model
-from hyperprior.training.callbacks import BitstreamEvaluation, FailureRecord, TrainingProgress, evaluate_with_progress
-from hyperprior.training.checkpoint import CheckpointError, LastCheckpoint, load_checkpoint
+from hyperprior.training.callbacks import BitstreamEvaluation, FailureRecord, LastCheckpoint, TrainingProgress
+from hyperprior.training.checkpoint import CheckpointError, load_checkpoint
 from hyperprior.training.config import ConfigError, RunConfig, content_digest, parse, portable
 from hyperprior.training.module import CompressionModule, NonFiniteError, OptimizerFactory
 from hyperprior.training.record import Session, provenance, read_record
