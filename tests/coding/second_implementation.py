@@ -88,11 +88,11 @@ class Decoder:
             tables = np.broadcast_to(np.arange(self.M)[:, None, None], (self.M, h, w))
         y = np.zeros((self.M, h, w), np.int32)
         stream = Words(data[at + 4 * words :])
-        for top in range(0, h, 128):
-            for left in range(0, w, 128):
-                part = tables[:, top : top + 128, left : left + 128]
+        for top in range(0, h, 64):
+            for left in range(0, w, 64):
+                part = tables[:, top : top + 64, left : left + 64]
                 symbols = self.chunk(stream, part.reshape(-1).tolist(), "gaussian" if self.hyperprior else "latent")
-                y[:, top : top + 128, left : left + 128] = symbols.reshape(part.shape)
+                y[:, top : top + 64, left : left + 64] = symbols.reshape(part.shape)
         check = zlib.crc32(z.astype("<i4").tobytes() + y.astype("<i4").tobytes()) & 0xFFFF
         assert check == int.from_bytes(data[12:14], "little")
         return z, y, height, width

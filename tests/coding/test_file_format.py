@@ -29,7 +29,7 @@ def test_a_decoder_written_from_the_document_finds_the_same_symbols(tmp_path, na
 
 
 def test_it_finds_them_across_tiles(tmp_path):
-    """A wide image, whose y has two tiles."""
+    """A wide image, whose y has three tiles."""
     codec = Codec.from_model(lively_model("hyperprior", N=2, M=2))
     codec.save(tmp_path / "codec.safetensors")
     data = codec.compress(np.tile(leaves(20, 100), (1, 21, 1)))

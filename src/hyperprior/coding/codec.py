@@ -27,8 +27,8 @@ from hyperprior.models.gaussian import bound_scale, gaussian_bits
 
 # Positions of y on the side of a tile. y is coded in tiles of CODED (part of the file format); the transforms take
 # tiles of TRANSFORMED from images of more than WHOLE positions, 2.4 megapixels.
-CODED_TILE = 128
-TRANSFORMED_TILE = 64
+CODED_TILE = 64
+TRANSFORMED_TILE = 32
 WHOLE = 96 * 96
 # What a result depends on beside its own position, rounded up to positions of the coarser side: g_a reaches 30 pixels
 # (2 + 4 + 8 + 16 for its four layers), h_a 7 positions of y (1 + 2 + 4), g_s and h_s two positions of y and of z.
