@@ -2,6 +2,7 @@
 
 import warnings
 from io import BytesIO
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def find_images(root: Path, smallest_side: int) -> list[Path]:
     return usable
 
 
-def read_rgb(source: Path | BytesIO) -> UInt8[np.ndarray, "H W 3"]:
+def read_rgb(source: str | PathLike[str] | BytesIO) -> UInt8[np.ndarray, "H W 3"]:
     """A whole image as 8-bit sRGB, turned as its EXIF orientation says; `to_rgb` has the rules.
 
     Raises one of DAMAGE if it is damaged.
