@@ -245,3 +245,12 @@ def test_files_that_are_no_codecs_are_refused(tmp_path):
     path.write_bytes(b"garbage")
     with pytest.raises(ValueError, match="is not a codec"):
         Codec.load(path)
+
+
+def test_the_densities_see_the_z_hat_that_the_scales_see():
+    model = lively_model("hyperprior")
+    with torch.no_grad():
+        model.density.quantiles[:, 1] = torch.linspace(-3, 3, 8) + 1e-5
+    codec = Codec.from_model(model)
+    assert torch.equal(codec.model.density.medians.double(), codec.exact.medians_of_z)
+    assert torch.equal(codec.exact.medians_of_z * 2**12 % 1, torch.zeros(8, dtype=torch.float64))
