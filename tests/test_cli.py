@@ -87,18 +87,32 @@ def test_what_cannot_be_done_is_said_before_anything_is(tmp_path, photographs):
     twin.parent.mkdir()
     Image.fromarray(leaves(32, 32)).save(twin)
     (tmp_path / "file").write_text("")
+    (tmp_path / "old.hyp").write_text("")
+    Image.fromarray(leaves(32, 32)).save(tmp_path / "one.bmp")
     cases = {
         ("compress", tmp_path / "no.png", one): f"error: no file at {tmp_path / 'no.png'}\n",
         ("compress", tmp_path): f"error: {tmp_path} is a folder: name the files in it, as in {tmp_path}/*\n",
         ("compress", one, twin, "-o", tmp_path / "o"): (
             f"error: {one} and {twin} would both become {tmp_path / 'o' / 'one.hyp'}\n"
         ),
+        ("compress", one, tmp_path / "sub" / ".." / "one.bmp"): (
+            f"error: {one} and {tmp_path}/sub/../one.bmp would both become {tmp_path}/sub/../one.hyp\n"
+        ),
+        ("compress", tmp_path / "old.hyp"): f"error: {tmp_path / 'old.hyp'} is compressed already\n",
+        ("compress", one, "-o", tmp_path / "file" / "x"): f"error: {tmp_path / 'file'} is a file and not a folder\n",
         ("compress", one, "-o", tmp_path / "file"): f"error: {tmp_path / 'file'} is a file and not a folder\n",
         ("decompress", one, "--force"): f"error: {one} would be overwritten by its own result\n",
         ("compress", one, "--codec", tmp_path / "c"): f"error: no codec file at {tmp_path / 'c'}\n",
         ("compress", "-", one): "error: - (standard input) goes to standard output: "
         "it takes no other file and no --output\n",
-        ("compress", one, "--device", "tpu9"): "error: --device tpu9: ",
+        ("compress", one, "--device", "tpu9"): "error: --device tpu9: it is cpu, cuda, cuda:1, ... or mps\n",
+        ("compress", one, "--codec", tmp_path): f"error: {tmp_path} is a folder\n",
+        ("inspect", tmp_path): f"error: {tmp_path} is a folder\n",
+        ("evaluate", one): f"error: {one} is a file and not a folder\n",
+        ("evaluate", tmp_path, "-o", tmp_path / "file"): f"error: {tmp_path / 'file'} is a file and not a folder\n",
+        ("evaluate", tmp_path, "-o", tmp_path / "r"): f"error: {tmp_path / 'r'} lies inside {tmp_path}: ",
+        ("export", one, "-o", one, "--force"): f"error: {one} would be overwritten by its own result\n",
+        ("import-compressai", one, "-o", one, "--force"): f"error: {one} would be overwritten by its own result\n",
         ("inspect", tmp_path / "no.hyp"): f"error: no file at {tmp_path / 'no.hyp'}\n",
         ("evaluate", tmp_path / "none"): f"error: no folder at {tmp_path / 'none'}\n",
         ("export", tmp_path / "no.ckpt", "-o", tmp_path / "c"): f"error: no checkpoint at {tmp_path / 'no.ckpt'}\n",
@@ -210,20 +224,30 @@ def test_help_and_mistakes_do_not_wait_for_torch():
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
-def test_evaluate_measures_a_folder(tmp_path, photographs, codec_file):
-    status, out, _ = run("evaluate", tmp_path, "-o", tmp_path / "results")
-    assert status == 0
-    records = read_csv(tmp_path / "results" / "results.csv")
+def test_evaluate_measures_a_folder(tmp_path, tmp_path_factory, photographs, codec_file):
+    results = tmp_path_factory.mktemp("results") / "here"
+    status, out, err = run("evaluate", tmp_path, "-o", results)
+    assert (status, err) == (0, "")
+    records = read_csv(results / "results.csv")
     assert [record.image for record in records] == ["one", "three", "two"]
     codec = Codec.load(codec_file)
     for record in records:
         (path,) = (path for path in photographs if path.stem == record.image)
         assert record.bytes == len(codec.compress(read_rgb(path)))
-        assert (tmp_path / "results" / "bitstreams" / f"{record.image}.hyp").stat().st_size == record.bytes
+        assert (results / "bitstreams" / f"{record.image}.hyp").stat().st_size == record.bytes
     assert "mean" in out
-    status, _, err = run("evaluate", tmp_path, "-o", tmp_path / "results")
-    assert (status, err) == (2, f"error: {tmp_path / 'results' / 'results.csv'} exists; --force overwrites it\n")
-    assert run("evaluate", tmp_path / "results")[0] == 0  # nothing kept
+    (results / "results.csv").unlink()
+    status, _, err = run("evaluate", tmp_path, "-o", results)
+    assert status == 2
+    assert err.splitlines() == [
+        f"error: {results / name} exists; --force overwrites it" for name in ("bitstreams", "reconstructions")
+    ]
+    (tmp_path / "broken.png").write_bytes(photographs[0].read_bytes()[:300])
+    status, out, err = run("evaluate", tmp_path)  # nothing kept
+    assert status == 1
+    assert err.startswith(f"error: skipped {tmp_path / 'broken.png'}: damaged")
+    assert err.count("\n") == 1
+    assert "mean" in out
     assert not list(Path.cwd().glob("results.csv"))
 
 

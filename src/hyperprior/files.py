@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -25,7 +26,8 @@ def write_aside(path: str | PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # Short, as the longest name that the file system takes may be the target's own.
+    aside = target.with_name(f".{os.getpid()}-{zlib.crc32(os.fsencode(target.name)):08x}.tmp")
     try:
         yield aside
         put_in_place(aside, target)

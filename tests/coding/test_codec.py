@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -7,8 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from hyperprior.coding import codec as codec_module
+from hyperprior.coding import frozen
 from hyperprior.coding.codec import Codec, to_image, to_tensor
 from hyperprior.coding.container import Container, DamagedFileError, ImageSizeError, WrongCodecError
 from hyperprior.coding.tiling import Region
@@ -225,17 +229,73 @@ def test_arrays_that_are_no_images_are_refused(image):
 
 
 def test_images_above_the_limit_are_refused_before_any_work(codec):
-    endless = np.broadcast_to(np.zeros(3, np.uint8), (2**20, 2**13, 3))
-    with pytest.raises(ImageSizeError, match="8192x1048576 pixels is above the limit"):
+    endless = np.broadcast_to(np.zeros(3, np.uint8), (2**15, 2**15, 3))
+    with pytest.raises(ImageSizeError, match="32768x32768 pixels is above the limit"):
         codec.compress(endless)
 
 
-def test_a_model_that_diverged_does_not_write_a_file():
+def test_a_response_beyond_the_integers_does_not_write_a_file():
     model = lively_model("hyperprior")
     with torch.no_grad():
-        model.analysis[-1].bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="not finite"):
+        model.analysis[-1].bias.fill_(1e30)
+    with pytest.raises(ValueError, match="not finite or beyond"):
         Codec.from_model(model).compress(leaves(32, 32))
+
+
+def test_a_damaged_codec_is_refused(tmp_path, small_model):
+    """One bit of a weight, in a file that is whole otherwise: it would make wrong images."""
+    path = tmp_path / "codec.safetensors"
+    Codec.from_model(small_model).save(path)
+    data = bytearray(path.read_bytes())
+    for position in range(len(data) - 1, len(data) // 2, -9973):
+        data[position] ^= 4
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="digest does not agree"):
+            Codec.load(path)
+        data[position] ^= 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t, m: m.update(architecture=json.dumps({**json.loads(m["architecture"]), "N": 20_000})),
+            "size mismatch",
+        ),
+        (lambda t, m: m.update(architecture=json.dumps({**json.loads(m["architecture"]), "K": 10**7})), "4 layers"),
+        (lambda t, m: m.update(architecture="5"), "is not a codec"),
+        (lambda t, m: m.update(config="5"), "not a mapping"),
+        (
+            lambda t, m: t.update({"tables.latent.starts": t["tables.latent.starts"].double()}),
+            "not frequency|Type-check",
+        ),
+        (lambda t, m: t.update({"tables.latent.minimums": t["tables.latent.minimums"] - 2**30}), "not frequency"),
+        (lambda t, m: t.update({"exact.medians": t["exact.medians"] + 0.4}), "32-bit integers"),
+        (lambda t, m: t.pop("exact.bias_1"), "bias_1"),
+        (lambda t, m: t.pop("analysis.0.weight"), "Missing|Error"),
+    ],
+)
+def test_a_hostile_codec_is_refused_in_a_line_before_it_takes_memory(tmp_path, change, message):
+    """With a digest that agrees."""
+    path = tmp_path / "codec.safetensors"
+    Codec.from_model(lively_model("hyperprior")).save(path)
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    change(tensors, metadata)
+    metadata["digest"] = frozen._digest(tensors, metadata["architecture"])
+    save_file(tensors, path, metadata)
+    with pytest.raises(ValueError, match=message) as raised:
+        Codec.load(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_is_not_finite_is_not_frozen():
+    model = lively_model("hyperprior")
+    with torch.no_grad():
+        model.synthesis[2].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"synthesis\.2\.weight is not finite"):
+        Codec.from_model(model)
 
 
 def test_files_that_are_no_codecs_are_refused(tmp_path):

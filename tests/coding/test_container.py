@@ -60,12 +60,18 @@ def test_a_kodak_image_has_at_most_twenty_bytes_of_header():
         (SMALL.to_bytes() + b"\0", DamagedFileError, "cut, extended or altered"),
         (b"HYP\x20" + SMALL.to_bytes()[4:], LaterVersionError, "version 2; this program reads version 1"),
         (resealed(b"HYP\x17" + SMALL.to_bytes()[4:]), LaterVersionError, "coder 7"),
-        (resealed(SMALL.to_bytes()[:14]), DamagedFileError, "does not end"),
-        (resealed(SMALL.to_bytes()[:14] + b"\xff" * 9), DamagedFileError, "does not end"),
+        (resealed(SMALL.to_bytes()[:14]), DamagedFileError, "is not one"),
+        (resealed(SMALL.to_bytes()[:14] + b"\xff" * 9), DamagedFileError, "is not one"),
+        (resealed(SMALL.to_bytes()[:14] + b"\x90\x00\x10\x00"), DamagedFileError, "is not one"),
         (resealed(SMALL.to_bytes()[:14] + b"\x10\x10\x05"), DamagedFileError, "do not add up"),
         (resealed(SMALL.to_bytes()[:14] + b"\x10\x10\x00abc"), DamagedFileError, "do not add up"),
         (resealed(SMALL.to_bytes()[:14] + b"\x00\x10\x00"), ImageSizeError, "is empty"),
         (resealed(SMALL.to_bytes()[:14] + b"\xff\xff\xff\xff\x7f" * 2 + b"\x00"), ImageSizeError, "above the limit"),
+        (
+            resealed(SMALL.to_bytes()[:14] + b"\xff\xff\x03\xff\xff\x03\x00"),
+            ImageSizeError,
+            "limit of 268435456",
+        ),
     ],
 )
 def test_each_fault_has_its_error_and_its_line(data, error, message):
@@ -86,6 +92,6 @@ def test_every_single_bit_is_guarded():
 
 def test_the_limit_is_in_blocks_of_sixteen():
     Container(16 * 1024, 16 * 1024, "range", b"\0\0\0\0", 0, b"", b"").to_bytes()
-    for width, height in ((16 * 1024 + 1, 16 * 1024), (2**24 + 1, 1), (0, 5), (5, 0)):
+    for width, height in ((16 * 1024 + 1, 16 * 1024), (2**16, 1), (1, 2**16), (0, 5), (5, 0)):
         with pytest.raises(ImageSizeError):
             Container(width, height, "range", b"\0\0\0\0", 0, b"", b"").to_bytes()

@@ -48,7 +48,7 @@ def in_python_integers(exact: FixedPointHyperSynthesis, z: np.ndarray) -> np.nda
                         at = (d, 2 * i - 2 + ky, 2 * j - 2 + kx)
                         if at in sums:
                             sums[at] += int(weight[c, d, ky, kx]) * v
-        value = {at: clamp((max(a, 0) + 2 ** (bits[layer] - 1)) // 2 ** bits[layer]) for at, a in sums.items()}
+        value = {at: clamp((max(a, 0) + 2 ** bits[layer] // 2) // 2 ** bits[layer]) for at, a in sums.items()}
         rows, columns = 2 * rows, 2 * columns
     result = np.zeros((M, rows, columns), dtype=object)
     for m in range(M):
@@ -62,7 +62,7 @@ def in_python_integers(exact: FixedPointHyperSynthesis, z: np.ndarray) -> np.nda
     return result
 
 
-@pytest.mark.parametrize(("gain", "largest"), [(1.0, 9), (1.0, 2**31 - 1), (30.0, 200)])
+@pytest.mark.parametrize(("gain", "largest"), [(1.0, 9), (1.0, 2**31 - 1), (30.0, 200), (150_000.0, 5)])
 def test_every_sum_is_what_integers_without_limit_give(gain, largest):
     exact = frozen(gain)
     z = np.random.default_rng(0).integers(-largest, largest, (N, 2, 3)).astype(np.int32)
@@ -142,6 +142,11 @@ def test_the_bound_is_where_sums_reach_two_to_the_53():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda t: t.__setitem__("medians", t["medians"] + 0.4), "32-bit integers"),
+        (lambda t: t.__setitem__("medians", t["medians"][None]), "one row"),
+        (lambda t: t.__setitem__("thresholds", t["thresholds"] + 0.5), "64-bit"),
+        (lambda t: t.__setitem__("weight_bits", t["weight_bits"] + 0.5), "32-bit integers"),
+        (lambda t: t["medians"].__setitem__(0, -(2**31)), "beyond 4096"),
         (lambda t: t["bias_0"].__setitem__(0, -(2**63)), "could exceed"),
         (lambda t: t["thresholds"].__setitem__(1, int(t["thresholds"][0])), "must ascend"),
         (lambda t: t["medians"].__setitem__(0, 2**24), "median of z is beyond 4096"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from hyperprior.data.images import read_rgb
+from hyperprior.data.images import DAMAGE, read_rgb
 from tests.conftest import leaves
 
 
@@ -70,6 +70,19 @@ def test_colours_are_converted_from_their_profile_to_srgb():
         assert np.abs(read_rgb(buffer) - expected).max() <= 2
 
 
+def test_a_linear_profile_is_converted_whatever_its_name():
+    """sRGB's primaries with a straight curve, called sRGB: 55 / 255 of the light is sRGB's level 128."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for number in range(int.from_bytes(profile[128:132], "big")):
+        entry = 132 + 12 * number
+        if profile[entry : entry + 4] in (b"rTRC", b"gTRC", b"bTRC"):
+            at = int.from_bytes(profile[entry + 4 : entry + 8], "big")
+            profile[at : at + 12] = b"curv" + bytes(8)  # a curve of no points: the identity
+            profile[entry + 8 : entry + 12] = (12).to_bytes(4, "big")
+    found = read_rgb(stored(Image.new("RGB", (2, 2), (55, 55, 55)), icc_profile=bytes(profile)))
+    assert np.abs(found.astype(int) - 128).max() <= 1
+
+
 def test_an_srgb_profile_changes_nothing():
     pixels = leaves(8, 8)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -82,3 +95,27 @@ def test_palettes_and_cmyk_are_read_as_pillow_reads_them():
     np.testing.assert_array_equal(read_rgb(stored(palette)), np.asarray(palette.convert("RGB")))
     cmyk = pixels.convert("CMYK")
     np.testing.assert_array_equal(read_rgb(stored(cmyk, "TIFF")), np.asarray(cmyk.convert("RGB")))
+
+
+def test_sixteen_bit_transparency_is_blended_too():
+    levels = np.array([[0, 40_000]], dtype=np.uint16)
+    found = read_rgb(stored(Image.fromarray(levels), transparency=40_000))
+    assert found[0, :, 0].tolist() == [0, 255]
+
+
+def test_integers_beyond_sixteen_bits_are_refused():
+    with pytest.raises(ValueError, match="integer pixels outside 0 to 65535"):
+        read_rgb(stored(Image.fromarray(np.array([[1, 100_000]], dtype=np.int32)), "TIFF"))
+
+
+def test_a_huge_image_is_refused_by_its_header():
+    buffer = stored(Image.new("1", (20_000, 14_000)))
+    with pytest.raises(ValueError, match="20000x14000 pixels is above the limit of 268435456"):
+        read_rgb(buffer)
+
+
+def test_what_one_of_pillows_plugins_alone_raises_is_damage_like_any_other():
+    damaged = stored(Image.fromarray(leaves(40, 40)), "AVIF").getvalue()
+    for end in range(len(damaged) // 2, len(damaged) - 1, 7):
+        with pytest.raises(DAMAGE):
+            read_rgb(BytesIO(damaged[:end]))

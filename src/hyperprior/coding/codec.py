@@ -19,7 +19,7 @@ from hyperprior.coding.container import (
     check_size,
     symbols_checksum,
 )
-from hyperprior.coding.entropy_coding import Coder
+from hyperprior.coding.entropy_coding import CODERS, Coder
 from hyperprior.coding.frozen import FrozenModel
 from hyperprior.coding.tiling import Region, tiles, with_surroundings
 from hyperprior.models.compression import STRIDE_Y, STRIDE_Z, CompressionModel, ScaleHyperprior
@@ -125,6 +125,10 @@ class Codec:
         Raises ValueError if the array is something else or too large (ImageSizeError), or the model's response to it is
         not finite.
         """
+        if not isinstance(image, np.ndarray):
+            raise TypeError(f"an image is an 8-bit array of H x W x 3, not a {type(image).__name__}")
+        if coder not in CODERS:
+            raise ValueError(f"a coder is {' or '.join(CODERS)}, not {coder!r}")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"an image is an 8-bit array of H x W x 3, not {image.dtype} of {image.shape}")
         height, width = image.shape[:2]
@@ -167,6 +171,8 @@ class Codec:
             raise WrongCodecError(
                 f"the file was made with the codec {container.fingerprint.hex()}, this one is {self.fingerprint.hex()}"
             )
+        if self.exact is None and container.z:
+            raise DamagedFileError("the file is damaged: it has a z, which its codec has not")
         shape_y, shape_z = self.model.latent_shapes(container.height, container.width)
         coder = container.coder
         try:

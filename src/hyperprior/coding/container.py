@@ -31,6 +31,8 @@ _CODERS: dict[int, Coder] = {0: "range", 1: "binary"}
 WORD_BYTES = 4
 # Of y; one stands for 16 x 16 pixels. 2^20 of them are 268 megapixels: more than any camera's.
 MAXIMUM_POSITIONS = 1 << 20
+# On a side: as JPEG has it. A line of a million blocks would be cut into as many tiles as a far larger square.
+MAXIMUM_SIDE = (1 << 16) - 1
 
 
 class FormatError(ValueError):
@@ -121,9 +123,11 @@ def symbols_checksum(z: Int32[np.ndarray, "*shape_z"], y: Int32[np.ndarray, "*sh
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises ImageSizeError for an image of no pixels, or of more than 2^20 blocks of 16 x 16."""
+    """Raises ImageSizeError for an image of no pixels, a side above 65535, or more than 2^20 blocks of 16 x 16."""
     if width < 1 or height < 1:
         raise ImageSizeError(f"an image of {width}x{height} pixels is empty")
+    if max(width, height) > MAXIMUM_SIDE:
+        raise ImageSizeError(f"an image of {width}x{height} pixels has a side above the limit of {MAXIMUM_SIDE}")
     if -(-width // STRIDE_Y) * -(-height // STRIDE_Y) > MAXIMUM_POSITIONS:
         limit = MAXIMUM_POSITIONS * STRIDE_Y * STRIDE_Y
         raise ImageSizeError(
@@ -153,7 +157,9 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
             break
         byte = data[at]
         at += 1
+        if byte == 0 and shift:
+            break  # longer than it need be
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number, at
-    raise DamagedFileError("the file is damaged: a number in its header does not end")
+    raise DamagedFileError("the file is damaged: a number in its header is not one")

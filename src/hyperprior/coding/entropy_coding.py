@@ -70,8 +70,6 @@ def decode(
         if ((symbols < np.iinfo(np.int32).min) | (symbols > np.iinfo(np.int32).max)).any():
             raise ValueError("the coded symbols are damaged: a value is beyond 32 bits")
         yield symbols.astype(np.int32)
-    if not decoder.maybe_exhausted():
-        raise ValueError("the coded symbols are damaged: bytes are left over")
 
 
 def _write_distance(encoder: constriction.stream.queue.RangeEncoder, distance: int) -> None:

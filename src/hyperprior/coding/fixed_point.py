@@ -103,7 +103,7 @@ class FixedPointHyperSynthesis(nn.Module):
         return cls(
             [tensors[f"weight_{layer}"] for layer in range(3)],
             [tensors[f"bias_{layer}"] for layer in range(3)],
-            tensors["weight_bits"].tolist(),
+            _whole(tensors["weight_bits"]),
             tensors["medians"],
             tensors["thresholds"],
         )
@@ -197,12 +197,20 @@ def _integers(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
     return rounded.to(dtype)
 
 
+def _whole(weight_bits: Tensor) -> list[int]:
+    if weight_bits.dtype != torch.int32 or weight_bits.ndim != 1:
+        raise FixedPointError("fraction bits of weights are a row of 32-bit integers")
+    return [int(bits) for bits in weight_bits]
+
+
 def _check(
     weights: list[Tensor], biases: list[Tensor], weight_bits: list[int], medians: Tensor, thresholds: Tensor
 ) -> None:
     """Raises FixedPointError unless these are the layers of h_s and no sum of theirs can reach 2^53."""
     if len(weights) != 3 or len(biases) != 3 or len(weight_bits) != 3 or any(w.ndim != 4 for w in weights):
         raise FixedPointError("an exact hyper-synthesis has three layers, each with weights, biases and fraction bits")
+    if any(t.dtype != d or t.ndim != 1 for t, d in ((medians, torch.int32), (thresholds, torch.int64))):
+        raise FixedPointError("medians are one row of 32-bit integers, thresholds one of 64-bit ones")
     N, M = len(medians), len(weights[2])
     shapes = [(N, N, 5, 5), (N, N, 5, 5), (M, N, 3, 3)]
     if [tuple(w.shape) for w in weights] != shapes or [len(b) for b in biases] != [N, N, M]:
@@ -211,13 +219,9 @@ def _check(
         raise FixedPointError("the exact hyper-synthesis has weights of 16 bits and biases of 64")
     if not all(0 <= bits <= MOST_WEIGHT_BITS for bits in weight_bits):
         raise FixedPointError(f"weights have 0 to {MOST_WEIGHT_BITS} fraction bits, not {weight_bits}")
-    if int(medians.to(torch.int64).abs().max()) > LARGEST_VALUE:
+    if not (medians.to(torch.int64).abs() <= LARGEST_VALUE).all():
         raise FixedPointError("a median of z is beyond 4096")
-    if (
-        thresholds.ndim != 1
-        or not (thresholds.diff() > 0).all()
-        or not ((thresholds > -EXACT) & (thresholds < EXACT)).all()
-    ):
+    if not (thresholds.diff() > 0).all() or not ((thresholds > -EXACT) & (thresholds < EXACT)).all():
         raise FixedPointError("thresholds between scales must ascend and lie below 2^53")
     for layer, (weight, bias, bits) in enumerate(zip(weights, biases, weight_bits, strict=True)):
         outputs = (0, 2, 3) if layer < 2 else (1, 2, 3)  # all axes but that of the output channels

@@ -20,6 +20,7 @@ from hyperprior.coding.tables import FrequencyTables, density_tables, gaussian_t
 from hyperprior.files import write_aside
 from hyperprior.models.compression import CompressionModel, ScaleHyperprior, build_model
 from hyperprior.models.gaussian import scale_table, scale_thresholds
+from hyperprior.models.transforms import hyper_synthesis
 
 CODEC_FORMAT = "hyperprior-codec-2"
 _TABLE_FIELDS = ("frequencies", "starts", "minimums")
@@ -61,6 +62,9 @@ class FrozenModel:
     ) -> "FrozenModel":
         """Freezes a copy of a model, as `Codec.from_model` says."""
         frozen = copy.deepcopy(model).cpu().float()
+        for name, tensor in frozen.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"the model cannot be frozen: {name} is not finite")
         for name, parameter in frozen.named_parameters():
             if _in_transform(name):
                 parameter.data = parameter.data.to(weights).float()
@@ -98,22 +102,25 @@ class FrozenModel:
         if self.exact is not None:
             tensors |= {f"exact.{name}": tensor.contiguous() for name, tensor in self.exact.integers().items()}
         metadata = {"architecture": self.model.architecture, "config": self.config}
+        texts = {name: json.dumps(value) for name, value in metadata.items()}
+        texts |= {"format": CODEC_FORMAT, "digest": _digest(tensors, texts["architecture"])}
         with write_aside(path) as aside:
-            texts = {name: json.dumps(value) for name, value in metadata.items()}
-            aside.write_bytes(serialize(tensors, {"format": CODEC_FORMAT, **texts}))
+            aside.write_bytes(serialize(tensors, texts))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "FrozenModel":
         """Reads what `save` wrote. Raises FileNotFoundError, or ValueError if it is not one."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no codec file at {path}")
+            raise FileNotFoundError(f"{path} is a folder" if Path(path).is_dir() else f"no codec file at {path}")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             if metadata.get("format") != CODEC_FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {CODEC_FORMAT!r}")
-            model = build_model(**json.loads(metadata["architecture"]))
+            if metadata["digest"] != _digest(tensors, metadata["architecture"]):
+                raise ValueError("it is damaged or was altered: its digest does not agree")
+            model = _empty_model(json.loads(metadata["architecture"]), tensors)
             latent, scales, exact = _take_tables(tensors, "latent"), None, None
             if isinstance(model, ScaleHyperprior):
                 scales = _take_tables(tensors, "gaussian")
@@ -121,13 +128,27 @@ class FrozenModel:
                 exact = FixedPointHyperSynthesis.from_integers(
                     {name.removeprefix("exact."): tensor for name, tensor in integers.items()}
                 )
-                exact.write_to(model.hyper_synthesis)
-                own = model.hyper_synthesis.state_dict()
-                tensors |= {f"hyper_synthesis.{name}": tensor for name, tensor in own.items()}
-            model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-            return cls(model, latent, scales, exact, json.loads(metadata["config"]))
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{path} is not a codec: {error}") from error
+                own = hyper_synthesis(*exact.channels)
+                exact.write_to(own)
+                tensors |= {f"hyper_synthesis.{name}": tensor for name, tensor in own.state_dict().items()}
+            # Shapes are compared before anything of the model's size is allocated.
+            model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+            config = json.loads(metadata["config"])
+            if not isinstance(config, dict):
+                raise ValueError("its config is not a mapping")
+            return cls(model, latent, scales, exact, config)
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise ValueError(f"{path} is not a codec: {reason}") from error
+
+
+def _empty_model(architecture: dict[str, Any], tensors: dict[str, Tensor]) -> CompressionModel:
+    """A model without storage, for a codec file's architecture."""
+    layers = sum(".raw_H." in name for name in tensors)
+    if architecture["K"] != layers:  # so that a hostile K does not build layers without end
+        raise ValueError(f"its density has {layers} layers and not {architecture['K']}")
+    with torch.device("meta"):
+        return build_model(**architecture)
 
 
 def _take_tables(tensors: dict[str, Tensor], kind: str) -> FrequencyTables:
@@ -136,3 +157,13 @@ def _take_tables(tensors: dict[str, Tensor], kind: str) -> FrequencyTables:
 
 def _in_transform(name: str) -> bool:
     return "analysis." in name or "synthesis." in name
+
+
+def _digest(tensors: dict[str, Tensor], architecture: str) -> str:
+    """SHA-256 of the tensors, by name, and of the architecture: a damaged codec would make wrong images."""
+    digest = hashlib.sha256(architecture.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -25,6 +25,7 @@ TOTAL = 1 << PRECISION_BITS
 ESCAPE_MASS = 2.0**-20
 # The longest table, escape included. A density that is wider has its middle in the table and escapes for the rest.
 MAXIMUM_LENGTH = 1 << 14
+LARGEST_MINIMUM = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +43,13 @@ class FrequencyTables:
     minimums: Int32[np.ndarray, "T"]
 
     def __post_init__(self) -> None:
-        lengths = np.diff(self.starts)
+        parts = (self.frequencies, self.starts, self.minimums)
+        lengths = np.diff(self.starts.astype(np.int64))
         if (
-            len(self.starts) != len(self.minimums) + 1
+            any(part.ndim != 1 or part.dtype != np.int32 for part in parts)
+            or not len(self.minimums)
+            or np.abs(self.minimums.astype(np.int64)).max() > LARGEST_MINIMUM
+            or len(self.starts) != len(self.minimums) + 1
             or self.starts[0] != 0
             or self.starts[-1] != len(self.frequencies)
             or (lengths < 2).any()

@@ -36,6 +36,8 @@ def from_compressai(stored: Mapping[str, Any]) -> CompressionModel:
         if isinstance(stored.get(key), Mapping):
             stored = stored[key]
     state = {str(name).removeprefix("module."): tensor for name, tensor in stored.items()}
+    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ForeignWeightsError("it holds no state dict of tensors")
     name = "hyperprior" if any(key.startswith("h_a.") for key in state) else "factorized"
     density = "density_z" if name == "hyperprior" else "density_y"
     ours: dict[str, Tensor] = {}
@@ -43,7 +45,7 @@ def from_compressai(stored: Mapping[str, Any]) -> CompressionModel:
         transform, _, rest = key.partition(".")
         layer, _, leaf = rest.partition(".")
         if key == "entropy_bottleneck.quantiles":
-            ours[f"{density}.quantiles"] = tensor[:, 0]
+            ours[f"{density}.quantiles"] = tensor[:, 0] if tensor.ndim == 3 else tensor
         elif match := _DENSITY_NAME.match(key):
             ours[f"{density}.{_DENSITY[match[1]]}.{match[2]}"] = tensor
         elif transform in _TRANSFORMS and leaf in _LEAVES:
@@ -55,10 +57,12 @@ def from_compressai(stored: Mapping[str, Any]) -> CompressionModel:
     try:
         layers = sum(key.startswith(f"{density}.raw_H.") for key in ours)
         inner = [ours[f"{density}.raw_H.{layer}"].shape[1] for layer in range(layers - 1)]
+        if "analysis.6.weight" not in ours:
+            raise KeyError("g_a.6.weight")
         M, N = ours["analysis.6.weight"].shape[:2]
         model = build_model(name, N, M, K=layers, r=inner)
         model.load_state_dict(ours)
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).replace("\n\t", " ")
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).replace("\n\t", " ")
         raise ForeignWeightsError(f"not CompressAI's bmshj2018-factorized or bmshj2018-hyperprior: {reason}") from error
     return model

@@ -26,16 +26,21 @@ class Checkpoint:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads the model of a checkpoint (tensors, numbers and strings only). Raises CheckpointError."""
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
+        raise CheckpointError(f"{path} is a folder" if path.is_dir() else f"no checkpoint at {path}")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        # torch's own text on a file that is no checkpoint advises to load it without safety.
+        raise CheckpointError(f"{path} is not a checkpoint of hyperprior, or is damaged") from error
+    if not isinstance(stored, dict) or "hyperprior" not in stored:
+        raise CheckpointError(f"{path} is not a checkpoint of hyperprior")
+    try:
         ours = stored["hyperprior"]
         model = build_model(**ours["architecture"])
         prefix = "model."
         weights = {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
         model.load_state_dict(weights)
         return Checkpoint(model, ours["config"], stored["global_step"])
-    except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        # torch's own text on a file that is no checkpoint advises to load it without safety.
-        reason = "" if isinstance(error, pickle.UnpicklingError) else ": " + str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} is not a checkpoint of hyperprior{reason}") from error
+    except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} is not a checkpoint of hyperprior: {reason}") from error
