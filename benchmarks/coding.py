@@ -13,7 +13,6 @@ import argparse
 import json
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from in_turn import last_json_line
 
 from hyperprior.allocator import keep_freed_memory
 from hyperprior.coding.codec import Codec, Symbols
@@ -78,12 +78,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {"bytes": len(coded), "psnr_db": float(10 * np.log10(255**2 / error)), **seconds}
 
 
-def _last_json_line(command: list[str]) -> dict[str, Any]:
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
-    return result
-
-
 def main() -> None:
     """Measures once (--precision), or in turn and compares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,7 +102,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for round_number in range(args.rounds):
         for name, command in commands.items():  # in turn, so that a slow minute hits all of them
-            results[name].append(_last_json_line(command))
+            results[name].append(last_json_line(command))
             both = (f"{1e3 * results[name][-1][key]:7.1f} ms" for key in ("compress_s", "decompress_s"))
             print(f"round {round_number + 1}  {name:9} compress {next(both)}  decompress {next(both)}", flush=True)
     medians = {

@@ -15,7 +15,6 @@ import argparse
 import json
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from functools import partial
@@ -23,6 +22,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from in_turn import last_json_line
 from torch.utils.data import DataLoader
 
 import hyperprior.training.module as module_file
@@ -61,12 +61,6 @@ def measure(precision: str, args: argparse.Namespace) -> dict[str, Any]:
     return {"train_step_s": statistics.median(steps), "threads": torch.get_num_threads()}
 
 
-def _last_json_line(command: list[str]) -> dict[str, Any]:
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
-    return result
-
-
 def main() -> None:
     """Measures once (--precision), or in turn and compares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,7 +88,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for round_number in range(args.rounds):
         for name, command in commands.items():  # in turn, so that a slow minute hits all of them
-            seconds[name].append(_last_json_line(command)["train_step_s"])
+            seconds[name].append(last_json_line(command)["train_step_s"])
             print(f"round {round_number + 1}  {name:10}  {seconds[name][-1]:.3f} s", flush=True)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, median in medians.items():
