@@ -95,7 +95,7 @@ def plan(sources: list[str], output: Path | None, suffix: str, force: bool) -> l
     for source in map(Path, sources):
         target = (output or source.parent) / (source.stem + suffix)
         place = target.parent.resolve() / target.name
-        if source.is_dir():
+        if os.path.isdir(source):  # Path's own raises where a folder may not be searched
             problems.append(f"{source} is a folder: name the files in it, as in {source}/*")
         elif problem := missing(source):
             problems.append(problem)

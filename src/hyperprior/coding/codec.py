@@ -67,7 +67,8 @@ class Codec:
 
         `weights` is the precision in which the weights of the transforms will be stored: they are rounded to it here,
         so that what is measured is what is kept. bfloat16 halves the file. The hyper-synthesis is rounded to 16-bit
-        integers either way. Raises FixedPointError if the model's scales cannot be computed exactly.
+        integers either way. Raises ValueError if a weight is not finite, FixedPointError if scales cannot be
+        computed exactly.
         """
         return cls(FrozenModel.of(model, weights, config))
 
